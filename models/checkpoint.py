@@ -1,0 +1,177 @@
+"""One `.safetensors` file holds a GAN: tensors under `condition_norm.`, `generator.`, `discriminator.`, and JSON beside them.
+
+The metadata keys are `llm_gan` (the format's version), `generator`, `discriminator` (their configs), `recipe` (how its
+conditions are made), `card` (data, licences, images seen, metrics) and `preview` (a small PNG, base64). A file is data from a
+stranger: nothing is unpickled, every number is checked against a bound before a network is built from it, and every
+tensor against the network before one is loaded.
+"""
+
+import base64
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .condition import Recipe
+from .discriminator import DiscriminatorConfig
+from .gan import GAN, Card
+from .generator import GeneratorConfig
+
+FORMAT_VERSION = 1
+# Kept in fp32: they are small, and fp16 cannot hold the range of raw language-model states.
+FULL_PRECISION = "condition_norm."
+BOUNDS = {
+    "channels": (4, 4096),
+    "z_dim": (1, 1024),
+    "w_dim": (1, 1024),
+    "text_dim": (8, 4096),
+    "token_dim": (1, 16384),
+    "pooled_dim": (1, 16384),
+    "attention": (4, 64),
+    "heads": (1, 64),
+    "mixed": (1, 2048),
+    "hidden": (1, 2048),
+    "embed": (1, 2048),
+    "pixel_channels": (1, 2048),
+}
+RESOLUTIONS = (16, 32, 64, 128, 256, 512)
+
+
+def save_gan(gan: GAN, path: Path, dtype: torch.dtype = torch.float16, preview: bytes | None = None) -> Path:
+    """Write `gan` to `path`, weights as `dtype`; `preview` is a PNG. Complete or not at all: an old file stays until then."""
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32 if name.startswith(FULL_PRECISION) else dtype).contiguous()
+        for name, tensor in gan.state_dict().items()
+    }
+    metadata = {
+        "llm_gan": str(FORMAT_VERSION),
+        "generator": json.dumps(asdict(gan.generator.config)),
+        "recipe": json.dumps(gan.recipe.to_dict()),
+        "card": json.dumps(asdict(gan.card), ensure_ascii=False),
+    }
+    if gan.discriminator is not None:
+        metadata["discriminator"] = json.dumps(asdict(gan.discriminator.config))
+    if preview is not None:
+        metadata["preview"] = base64.b64encode(preview).decode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a GAN checkpoint, without its tensors. ValueError or FileNotFoundError, one sentence, if it is not one."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name} is not a .safetensors file: only those are read, since other formats can run code.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): fetch it again.") from None
+    version = metadata.get("llm_gan")
+    if version is None:
+        raise ValueError(f"{path.name} is a safetensors file, but not a GAN saved by LLM-GAN.")
+    if not version.isdigit() or int(version) > FORMAT_VERSION:
+        raise ValueError(f"{path.name} has format {version[:20]}, this version reads up to {FORMAT_VERSION}: update LLM-GAN.")
+    return metadata
+
+
+def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GAN:
+    """The GAN in `path`, in eval mode. ValueError or FileNotFoundError, in one sentence, for anything that is not one."""
+    metadata = read_metadata(path)
+    generator = _config(GeneratorConfig, metadata.get("generator"), path)
+    _check_generator(generator, path)
+    discriminator = None
+    if "discriminator" in metadata:
+        discriminator = _config(DiscriminatorConfig, metadata["discriminator"], path)
+        _check_discriminator(discriminator, generator, path)
+    recipe = Recipe.from_dict(_object(metadata.get("recipe"), "recipe", path))
+    if recipe.width != generator.token_dim:
+        raise ValueError(f"{path.name}: the recipe is {recipe.width} wide, but its generator reads {generator.token_dim}.")
+    with torch.device("meta"):
+        gan = GAN(generator, discriminator, recipe, _card(metadata, path))
+    expected = gan.state_dict()
+    tensors = {}
+    with safe_open(path, "pt", device=str(device)) as file:
+        names = set(file.keys())
+        if names != expected.keys():
+            missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
+            what = f"{missing[0]} is missing" if missing else f"{extra[0]} is unknown"
+            raise ValueError(f"{path.name}: its tensors do not fit its config ({what}).")
+        for name in names:
+            shape = file.get_slice(name).get_shape()
+            if list(shape) != list(expected[name].shape):
+                raise ValueError(f"{path.name}: {name} has shape {shape}, its config says {list(expected[name].shape)}.")
+            kept = torch.float32 if name.startswith(FULL_PRECISION) else dtype
+            tensors[name] = file.get_tensor(name).to(kept)
+            if not torch.isfinite(tensors[name]).all():
+                raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
+    gan.load_state_dict(tensors, assign=True)
+    return gan.requires_grad_(False).eval()
+
+
+def preview(metadata: dict[str, str]) -> bytes | None:
+    """The PNG in a checkpoint's metadata, if it holds one."""
+    try:
+        png = base64.b64decode(metadata.get("preview", ""), validate=True)
+    except ValueError:
+        return None
+    return png if png.startswith(b"\x89PNG") else None
+
+
+def _object(text: str | None, key: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name}: its {key} cannot be read, so the file is damaged.")
+    return value
+
+
+def _config(kind, text: str | None, path: Path):
+    """A config dataclass from JSON, each number an integer within its bound."""
+    values = _object(text, kind.__name__, path)
+    known = {f.name for f in fields(kind)}
+    if values.keys() != known:
+        odd = sorted(values.keys() ^ known)[0]
+        raise ValueError(f"{path.name}: its {kind.__name__} does not have the fields of this version ({str(odd)[:40]}).")
+    for name, value in values.items():
+        is_list = isinstance(value, list) and 0 < len(value) <= 8
+        numbers = value if is_list else [value]
+        low, high = BOUNDS.get(name, (1, max(RESOLUTIONS)))
+        if is_list != (name in ("channels", "attention", "mixed", "pixel_channels")) or not all(
+            type(n) is int and low <= n <= high for n in numbers
+        ):
+            raise ValueError(f"{path.name}: {name} = {str(value)[:60]} is not within {low} to {high}.")
+        values[name] = tuple(value) if is_list else value
+    return kind(**values)
+
+
+def _check_generator(config: GeneratorConfig, path: Path) -> None:
+    scales = config.resolution.bit_length() - 3
+    if config.resolution not in RESOLUTIONS or len(config.channels) != scales:
+        raise ValueError(f"{path.name}: {config.resolution} px with {len(config.channels)} scales is not a generator.")
+    if config.text_dim % (2 * config.heads):
+        raise ValueError(f"{path.name}: text_dim {config.text_dim} does not divide among {config.heads} heads.")
+
+
+def _check_discriminator(config: DiscriminatorConfig, generator: GeneratorConfig, path: Path) -> None:
+    if (config.resolution, config.pooled_dim) != (generator.resolution, generator.pooled_dim) or len(config.mixed) != 4:
+        raise ValueError(f"{path.name}: its discriminator does not fit its generator.")
+
+
+def _card(metadata: dict[str, str], path: Path) -> Card:
+    values = _object(metadata.get("card", "{}"), "card", path)
+    known = {f.name: type(getattr(Card(), f.name)) for f in fields(Card)}
+    return Card(**{k: v for k, v in values.items() if k in known and isinstance(v, known[k])})

@@ -1,0 +1,1 @@
+"""Data sets: captioned pictures built from openly licensed packages."""

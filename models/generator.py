@@ -1,0 +1,231 @@
+"""The generator F: a latent z and a condition become a picture in one forward pass.
+
+A style-based generator (StyleGAN2, Karras et al. 2020, arXiv 1912.04958) that follows StyleGAN-T (Sauer et al. 2023,
+arXiv 2301.09515) in how it takes text: the text vector t bypasses the mapping network, w = [MLP(z), t], so that z cannot
+drown it and truncation acts on z alone; masked cross-attention lets the low resolutions read the prompt's tokens. There
+are no per-pixel noise inputs: the picture is a function of (z, condition) and nothing else.
+
+Everything is written so that fp16 holds (StyleGAN2-ADA, Karras et al. 2020, arXiv 2006.06676, appendix): styles divided by
+their largest entry, activations clamped, the RGB sum kept in fp32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SQRT2 = 2**0.5
+CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far below fp16's 65504
+RGB_GAIN = 0.1  # with unit gain the pixel range runs away early in training
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    resolution: int = 64  # pixels, a power of two, 16 to 512
+    channels: tuple[int, ...] = (512, 256, 128, 64)  # at 4, 8, ... resolution/2 px; the last scale is sub-pixel
+    z_dim: int = 64
+    w_dim: int = 128  # width of MLP(z)
+    text_dim: int = 256  # width of t and of the refined tokens
+    token_dim: int = 640  # width of the condition's tokens
+    pooled_dim: int = 256  # width of the normalised pooled vector
+    attention: tuple[int, ...] = (8, 16)  # resolutions that attend to the tokens
+    heads: int = 4
+
+
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """x [B,C] scaled to E[x²] = 1 over C."""
+    return x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-8).to(x.dtype)
+
+
+class TextEncoder(nn.Module):
+    """(tokens [B,T,token_dim], pooled [B,pooled_dim], mask [B,T]) -> (refined tokens [B,1+T,D], t [B,D], mask [B,1+T]).
+
+    One bidirectional transformer layer repairs what the causal mask of the language model hid from early tokens. The pooled
+    vector goes in front as a token of its own, so that an empty prompt still leaves something to attend to.
+    """
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        width = config.text_dim
+        self.heads = config.heads
+        self.from_tokens = nn.Linear(config.token_dim, width)
+        self.from_pooled = nn.Linear(config.pooled_dim, width)
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.norm_out = nn.LayerNorm(width)
+        self.to_text = nn.Linear(2 * width, width)
+
+    def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pooled = self.from_pooled(pooled)
+        x = torch.cat([pooled[:, None], self.from_tokens(tokens)], 1)
+        mask = F.pad(mask, (1, 0), value=True)
+        batch, length, width = x.shape
+        q, k, v = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        x = self.norm_out(x + self.mlp(self.norm_mlp(x)))
+        # The first token has attended to all the others: its state is the attention pooling of the prompt.
+        return x, self.to_text(torch.cat([pooled, x[:, 0]], 1)), mask
+
+
+class MappingNetwork(nn.Module):
+    """z [B,z_dim] -> MLP(z) [B,w_dim], truncated towards its running mean by psi (1 = not at all)."""
+
+    def __init__(self, z_dim: int, w_dim: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(z_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim)
+        )
+        self.register_buffer("mean", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        w = self.layers(normalize_second_moment(z))
+        if self.training:
+            self.mean.lerp_(w.detach().mean(0).to(self.mean.dtype), 0.005)
+        return w if truncation_psi == 1 else torch.lerp(self.mean.expand_as(w), w, truncation_psi)
+
+
+class ModulatedConv(nn.Module):
+    """Convolution of style-scaled activations, demodulated (StyleGAN2 eqs. 1–3), as y = d(s) · (W * (s · x)).
+
+    Scaling activations instead of weights keeps one plain convolution for the whole batch. The styles are divided by their
+    largest entry first: exact, since demodulation cancels any scale, and it keeps fp16 in range.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3):
+        super().__init__()
+        fan_in = in_channels * kernel * kernel
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel) * fan_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.style = nn.Linear(style_dim, in_channels)
+        nn.init.normal_(self.style.weight, std=style_dim**-0.5)
+        nn.init.ones_(self.style.bias)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x [B,I,H,W], w [B,style_dim] -> [B,O,H,W], leaky-ReLU'd and clamped."""
+        s = self.style(w).float()
+        s = s / s.abs().amax(1, keepdim=True).clamp(min=1e-8)
+        demodulation = torch.rsqrt(s.square() @ self.weight.float().square().sum((2, 3)).t() + 1e-8)
+        x = F.conv2d(x * s.to(x.dtype)[:, :, None, None], self.weight, padding=self.weight.shape[2] // 2)
+        x = x * demodulation.to(x.dtype)[:, :, None, None] + self.bias[:, None, None]
+        return (F.leaky_relu(x, 0.2) * SQRT2).clamp(-CLAMP, CLAMP)
+
+
+class CrossAttention(nn.Module):
+    """Every pixel of x [B,C,H,W] attends to the tokens [B,T,D]; residual, and silent at initialisation."""
+
+    def __init__(self, channels: int, text_dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        width = text_dim // 2
+        self.query = nn.Linear(channels, width)
+        self.key_value = nn.Linear(text_dim, 2 * width)
+        self.out = nn.Linear(width, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        pixels = x.flatten(2).transpose(1, 2)
+        q = self.query(F.layer_norm(pixels, (channels,))).view(batch, height * width, self.heads, -1).transpose(1, 2)
+        k, v = self.key_value(tokens).view(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        pixels = pixels + self.out(attended.transpose(1, 2).reshape(batch, height * width, -1))
+        return pixels.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class ToRGB(nn.Module):
+    """x [B,C,H,W] -> this scale's share of the picture [B,3,H·up,W·up] in fp32; `up` > 1 by sub-pixel convolution."""
+
+    def __init__(self, channels: int, style_dim: int, kernel: int = 1, up: int = 1):
+        super().__init__()
+        self.up = up
+        self.style = nn.Linear(style_dim, channels)
+        nn.init.normal_(self.style.weight, std=style_dim**-0.5)
+        nn.init.ones_(self.style.bias)
+        fan_in = channels * kernel * kernel
+        self.weight = nn.Parameter(torch.randn(3 * up * up, channels, kernel, kernel) * fan_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(3 * up * up))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = F.conv2d(x * self.style(w)[:, :, None, None], self.weight, padding=self.weight.shape[2] // 2)
+        return F.pixel_shuffle((x + self.bias[:, None, None]).float(), self.up) * RGB_GAIN
+
+
+class Scale(nn.Module):
+    """One resolution: convolve at the lower resolution, double it, attend to the text, convolve again, add to the picture.
+
+    The first convolution before the upsampling costs a quarter of what it would after it and computes the same family of
+    functions, bilinear interpolation and a per-pixel non-linearity apart.
+    """
+
+    def __init__(self, resolution: int, in_channels: int, channels: int, style_dim: int, config: GeneratorConfig):
+        super().__init__()
+        first = resolution == 4
+        last = resolution == config.resolution // 2
+        self.conv0 = None if first else ModulatedConv(in_channels, channels, style_dim)
+        attends = resolution in config.attention
+        self.attention = CrossAttention(channels, config.text_dim, config.heads) if attends else None
+        self.conv1 = ModulatedConv(channels, channels, style_dim)
+        self.to_rgb = ToRGB(channels, style_dim, kernel=3, up=2) if last else ToRGB(channels, style_dim)
+
+    def forward(self, x, rgb, w, tokens, mask):
+        if self.conv0 is not None:
+            x = F.interpolate(self.conv0(x, w[0]), scale_factor=2, mode="bilinear", align_corners=False)
+        if self.attention is not None:
+            x = self.attention(x, tokens, mask)
+        x = self.conv1(x, w[1])
+        share = self.to_rgb(x, w[1])
+        if rgb is not None:
+            factor = share.shape[2] // rgb.shape[2]
+            share = share + F.interpolate(rgb, scale_factor=factor, mode="bilinear", align_corners=False)
+        return x, share
+
+
+class Generator(nn.Module):
+    """(z, condition) -> images [B,3,R,R], nominally -1..1 (not clamped: training penalises what lies outside).
+
+    `styles` and `synthesize` are its two halves; what lies between them, one style vector for each convolution, is what
+    style mixing and walks work on.
+    """
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        style_dim = config.w_dim + config.text_dim
+        self.text = TextEncoder(config)
+        self.mapping = MappingNetwork(config.z_dim, config.w_dim)
+        # A 4x4 canvas written by the style itself: StyleGAN's learned constant is its bias.
+        self.canvas = nn.Linear(style_dim, config.channels[0] * 16)
+        self.scales = nn.ModuleList()
+        in_channels = config.channels[0]
+        for i, channels in enumerate(config.channels):
+            self.scales.append(Scale(4 << i, in_channels, channels, style_dim, config))
+            in_channels = channels
+
+    @property
+    def num_styles(self) -> int:
+        return 2 * len(self.scales)
+
+    def styles(self, z: Tensor, text: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        """z [B,z_dim], t [B,text_dim] -> ws [B,num_styles,w_dim+text_dim], coarse to fine."""
+        w = torch.cat([self.mapping(z, truncation_psi), text], 1)
+        return w[:, None].expand(-1, self.num_styles, -1)
+
+    def synthesize(self, ws: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """ws from `styles`, refined tokens and mask from `text` -> images [B,3,R,R] fp32."""
+        x = self.canvas(ws[:, 0]).view(len(ws), -1, 4, 4)
+        x = (F.leaky_relu(x, 0.2) * SQRT2).clamp(-CLAMP, CLAMP).contiguous(memory_format=torch.channels_last)
+        rgb = None
+        for i, scale in enumerate(self.scales):
+            x, rgb = scale(x, rgb, (ws[:, 2 * i], ws[:, 2 * i + 1]), tokens, mask)
+        return rgb
+
+    def forward(self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
+        tokens, text, mask = self.text(tokens, pooled, mask)
+        return self.synthesize(self.styles(z, text, truncation_psi), tokens, mask)

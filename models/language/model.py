@@ -1,0 +1,363 @@
+"""The language model: reads prompts into conditions, and writes descriptions."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..condition import DEFAULT_MAX_TOKENS, DEFAULT_TEMPLATE, Condition, ConditionCache, Recipe
+from .expand import accept, generate, writing_prompt
+from .gguf import conversion_record
+
+# The fraction of the decoder layers after which the states say most about the picture (layer 14 of 18 in Gemma 3 270M).
+LAYER_FRACTION = 0.78
+
+# Text whose token ids tell tokenizers apart: words, Chinese, digits, spaces, an accent, an emoji, brackets.
+_PROBE = 'This picture of "a red apple, 一只猫和狗 1234" means: naïve  🍎 {x}\n<b>'
+
+_MAX_SIZE = 2**22  # of any number in a config.json
+
+# Residuals of these reach beyond the range of fp16.
+_NEVER_FP16 = ("gemma",)
+
+
+class LanguageModel(nn.Module):
+    """A causal language model, of which as many layers are kept as its use needs.
+
+    `model` is the transformers module: with `write` the whole causal model, else its decoder without the later layers
+    and the head. `name` is for people; `fingerprint` tells models apart, whatever their folder or precision.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, fingerprint: str, layers: int, write: bool):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.fingerprint = fingerprint
+        self.layers = layers
+        self.write = write
+        self._special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
+             write: bool = False, convert_to: Path | None = None) -> LanguageModel:
+        """Loads a Hugging Face folder, a .gguf file, or a model by its name in the catalogue; never from the network.
+
+        dtype None takes the fastest that is exact enough: on CUDA bf16 for Gemma (fp32 where the GPU lacks it) and fp16
+        for others, on a CPU fp32 (bf16 for Gemma where the CPU computes in it). Gemma overflows in fp16: asked for it,
+        bf16 or fp32 is used, with a warning. write=True keeps all layers, for `expand`. convert_to is where GGUF models
+        are converted to (see `catalogue.resolve`).
+        Raises FileNotFoundError or ValueError, in one sentence, where there is no model that can be used.
+        """
+        from .catalogue import resolve
+
+        folder = resolve(source, convert_to)
+        config = _check_folder(folder)
+        samples = _sample(folder, config)
+        device = torch.device(device)
+        dtype = choose_dtype(config.get("model_type", ""), device, dtype)
+        # Made under inference mode, weights could neither be moved outside of it nor patched.
+        with torch.inference_mode(False):
+            tokenizer = _load_tokenizer(folder)
+            model = _load_weights(folder, dtype)
+            decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+            if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
+                raise ValueError(f"The model in {folder} is not built as Llama, Gemma, Qwen and Mistral are (decoder layers "
+                                 "and a final norm), so it cannot be read: use one of those.")
+            layers = len(decoder.layers)
+            if not write:
+                model = _shallow(decoder, default_layer(layers))
+            record = conversion_record(folder) or {}
+            return cls(model.to(device), tokenizer, name=str(record.get("name") or folder.name),
+                       fingerprint=_fingerprint(config, samples, tokenizer), layers=layers, write=write)
+
+    @property
+    def width(self) -> int:
+        return self._decoder.get_input_embeddings().weight.shape[1]
+
+    @property
+    def _decoder(self) -> nn.Module:
+        return self.model.get_decoder() if self.write else self.model
+
+    @property
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        weight = self._decoder.get_input_embeddings().weight
+        return weight.device, weight.dtype
+
+    @property
+    def bos(self) -> int | None:
+        """The token put in front of every text, where the model has one."""
+        return _bos(self.tokenizer)
+
+    def recipe(self, template: str | None = None, layer: int | None = None, max_tokens: int | None = None) -> Recipe:
+        """The recipe by which this model reads, unless a generator brings its own."""
+        return Recipe(model=self.name, fingerprint=self.fingerprint, width=self.width,
+                      template=template or DEFAULT_TEMPLATE, layer=layer or default_layer(self.layers), pooling="last",
+                      max_tokens=max_tokens or DEFAULT_MAX_TOKENS, bos=self.bos is not None,
+                      dtype=_dtype_name(self._place[1]))
+
+    def encode(self, prompts: Sequence[str], recipe: Recipe | None = None, cache: ConditionCache | None = None,
+               batch_size: int = 16, progress: Callable[[int, int], None] | None = None) -> Condition:
+        """Reads the prompts, in batches of similar length, into one Condition of len(prompts) rows on the CPU.
+
+        White space is collapsed; a prompt is tokenised by itself, apart from the template, cut after recipe.max_tokens
+        tokens, and special tokens in it are dropped. The empty prompt (the unconditional condition) has one token, a copy
+        of its pooled state. A prompt's states do not depend on its batch, up to rounding. What the cache holds is not
+        read again. progress(done, total) is called after every batch, counting prompts; it may raise to cancel.
+        Raises ValueError where the recipe is another model's, and where there are no prompts.
+        """
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError("The prompts must be a list of texts.")
+        if not prompts:
+            raise ValueError("There is no prompt to encode: give at least one, which may be empty.")
+        recipe = self._own(recipe)
+        texts = [" ".join(prompt.split()) for prompt in prompts]
+        states: dict[str, tuple[Tensor, Tensor]] = {}
+        for text in dict.fromkeys(texts):
+            if cache is not None and (entry := cache.get(recipe, text)) is not None:
+                states[text] = entry
+        tokens = {text: self._prompt_tokens(text, recipe) for text in dict.fromkeys(texts) if text not in states}
+        order = sorted(tokens, key=lambda text: len(tokens[text]))
+        done = len(texts) - len(order)
+        for start in range(0, len(order), batch_size):
+            batch = order[start:start + batch_size]
+            for text, state in zip(batch, self._read([tokens[text] for text in batch], recipe)):
+                states[text] = state
+                if cache is not None:
+                    cache.put(recipe, text, *state)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(texts))
+        length = max(len(states[text][0]) for text in texts)
+        condition = Condition(torch.zeros(len(texts), length, recipe.width), torch.zeros(len(texts), recipe.width),
+                              torch.zeros(len(texts), length, dtype=torch.bool), recipe)
+        for i, text in enumerate(texts):
+            own, pooled = states[text]
+            condition.tokens[i, :len(own)] = own
+            condition.mask[i, :len(own)] = True
+            condition.pooled[i] = pooled
+        return condition
+
+    def expand(self, prompt: str, *, instruction: str | None = None, seed: int = 0, temperature: float = 0.3,
+               max_tokens: int = 48, on_token: Callable[[str], None] | None = None) -> str:
+        """Writes what a picture of the prompt shows, and returns prompt + ". " + description.
+
+        Returns the prompt alone where the description is empty, a repetition, or lost the prompt's nouns (see
+        `expand.accept`). instruction contains `{prompt}`; a model without a chat template sees it with examples.
+        temperature 0 is greedy; otherwise the seed decides. on_token(text so far) is called after every token of at most
+        max_tokens; it may raise to cancel. Raises ValueError where the model was loaded without write=True.
+        """
+        if not self.write:
+            raise ValueError(f"{self.name} was loaded for reading only: load it with write=True to expand prompts.")
+        if not 0 <= temperature <= 5 or not 1 <= max_tokens <= 1_024:
+            raise ValueError("Expansion takes a temperature from 0 to 5 and 1 to 1024 tokens.")
+        chat = self._chat if self.tokenizer.chat_template else None
+        ids = self._tokens(writing_prompt(prompt, instruction, chat))
+        if self.bos is not None and chat is None:
+            ids = [self.bos, *ids]
+        return accept(prompt, generate(self.model, self.tokenizer, ids, seed=seed, temperature=temperature,
+                                       max_tokens=max_tokens, on_token=on_token))
+
+    def _chat(self, message: str) -> str:
+        # Models that think aloud are asked not to: the few tokens would be spent before the description begins.
+        return self.tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False,
+                                                  add_generation_prompt=True, enable_thinking=False)
+
+    def _own(self, recipe: Recipe | None) -> Recipe:
+        """The recipe with this model's name and precision; ValueError where this model cannot follow it."""
+        if recipe is None:
+            return self.recipe()
+        mine = replace(recipe, model=self.name, fingerprint=self.fingerprint, width=self.width,
+                       dtype=_dtype_name(self._place[1]))
+        if reason := recipe.difference(mine):
+            raise ValueError(reason)
+        if recipe.layer > len(self._decoder.layers):
+            raise ValueError(f"The recipe reads layer {recipe.layer}, but {self.name} has {self.layers} layers, of which "
+                             f"{len(self._decoder.layers)} are loaded: load it with all its layers, as for expansion.")
+        return mine
+
+    def _prompt_tokens(self, text: str, recipe: Recipe) -> list[int]:
+        return [token for token in self._tokens(text) if token not in self._special][:recipe.max_tokens]
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+    def _read(self, prompts: list[list[int]], recipe: Recipe) -> list[tuple[Tensor, Tensor]]:
+        """For each prompt its tokens' states [T, C] and the pooled state [C], float32 on the CPU."""
+        before, after = (self._tokens(part) for part in recipe.template.split("{prompt}"))
+        if recipe.bos and self.bos is not None:
+            before = [self.bos, *before]
+        rows = [before + prompt + after for prompt in prompts]
+        length = max(len(row) for row in rows)
+        if not min(len(row) for row in rows):
+            raise ValueError("An empty prompt needs a template with words of its own.")
+        # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self._place[0])
+        with torch.inference_mode(False), torch.no_grad():
+            states = _shallow(self._decoder, recipe.layer)(input_ids=ids, use_cache=False).last_hidden_state
+            states = states.to("cpu", torch.float32)
+        if not torch.isfinite(states).all():
+            raise ValueError(f"{self.name} gave numbers that are not finite in {recipe.dtype}: load it in float32.")
+        result = []
+        for prompt, row, state in zip(prompts, rows, states):
+            pooled = state[len(row) - 1]
+            result.append((state[len(before):len(before) + len(prompt)] if prompt else pooled[None], pooled))
+        return result
+
+
+def default_layer(layers: int) -> int:
+    return max(1, round(LAYER_FRACTION * layers))
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shallow(decoder: nn.Module, layer: int) -> nn.Module:
+    """The decoder up to `layer`, without the final norm: shares all modules with `decoder`, which stays as it is."""
+    reader = copy.copy(decoder)
+    reader._modules = dict(decoder._modules, layers=nn.ModuleList(decoder.layers[:layer]), norm=nn.Identity())
+    return reader
+
+
+def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None = None) -> torch.dtype:
+    """The precision to load a model of `model_type` in; `wish` is followed, but for fp16 where the model overflows."""
+    overflows = any(kind in model_type for kind in _NEVER_FP16)
+    cuda = device.type == "cuda"
+    bf16 = torch.cuda.is_bf16_supported() if cuda else device.type == "cpu" and _cpu_has_bf16()
+    exact = torch.bfloat16 if bf16 else torch.float32
+    if wish == torch.float16 and overflows:
+        warnings.warn(f"{model_type} overflows in float16 and is loaded in {_dtype_name(exact)}.", stacklevel=3)
+        return exact
+    if wish is not None:
+        if wish not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"A language model runs in float32, bfloat16 or float16, not in {_dtype_name(wish)}.")
+        return wish
+    if overflows:
+        return exact
+    return torch.float16 if cuda else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware; emulated, it is slower than fp32."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
+
+
+def _check_folder(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder, once it is sure that there are weights to load safely."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no config.json, so it is no model folder.") from None
+    except (OSError, ValueError):
+        raise ValueError(f"The config.json in {folder} is damaged: fetch the model again.") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ValueError(f"The config.json in {folder} names no model_type, so it is not a language model's.")
+    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
+        # A hostile number would have transformers build modules without end; what files really hold is compared later.
+        if isinstance(value := config.get(key, 1), bool) or not isinstance(value, (int, type(None))) \
+                or value is not None and not 1 <= value <= _MAX_SIZE:
+            raise ValueError(f"The config.json in {folder} is damaged, its {key} is {value!r:.60}: fetch the model again.")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no .safetensors weights (pickled weights are never opened): fetch the model in "
+                         "the safetensors format.")
+    return config
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # The file as it stands: the model's own tokenizer class rebuilds it in some versions of transformers, and differs.
+    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever a library beneath it raised
+        raise ValueError(f"The tokenizer in {folder} cannot be read: {_sentence(error)}") from error
+
+
+def _load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
+    from packaging.version import Version
+    from transformers import AutoModelForCausalLM, __version__
+
+    precision = {"dtype" if Version(__version__) >= Version("4.56") else "torch_dtype": dtype}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
+            **precision)
+    except Exception as error:
+        raise ValueError(f"The model in {folder} cannot be loaded: {_sentence(error)}") from error
+    if missing := sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"]):
+        raise ValueError(f"The weights in {folder} are incomplete, {missing[0]} and {len(missing) - 1} more are missing: "
+                         "fetch the model again.")
+    return model
+
+
+def _sentence(error: Exception) -> str:
+    """The first sentence of an error, so that a message stays one sentence."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[.!?:]) ", text)[0].rstrip(".:")[:200]
+
+
+def _bos(tokenizer: Any) -> int | None:
+    # Chat models of the Qwen and SmolLM kind name a marker of turns; the token that began their documents is this one.
+    if tokenizer.bos_token in (None, "<|im_start|>"):
+        token = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        if token is not None and token != tokenizer.unk_token_id:
+            return token
+    return tokenizer.bos_token_id
+
+
+def _sample(folder: Path, config: dict[str, Any]) -> list[list]:
+    """Of every tensor in the folder: its name, shape and first eight numbers, rounded to bf16, as integers.
+
+    Raises ValueError where the weights are cut short, or are too few for the config: before a model is built that size.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    samples = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(path), "pt") as file:
+                for name in file.keys():
+                    part = file.get_slice(name)
+                    shape = part.get_shape()
+                    values = part[:1] if shape else file.get_tensor(name)
+                    samples[name] = [name, list(shape),
+                                     values.flatten()[:8].to(torch.bfloat16).view(torch.int16).tolist()]
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} was cut short or is damaged: fetch it again ({_sentence(error)}).") from error
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and not any(f"layers.{layers - 1}." in name for name in samples):
+        raise ValueError(f"The weights in {folder} are incomplete, layer {layers} of {layers} is missing: fetch the model "
+                         "again.")
+    embedding = [config.get("vocab_size"), config.get("hidden_size")]
+    for name, shape, _ in samples.values():
+        if name.endswith("embed_tokens.weight") and None not in embedding and shape != embedding:
+            raise ValueError(f"The weights in {folder} do not fit its config.json, {name} has the shape {shape} instead of "
+                             f"{embedding}: fetch the model again.")
+    return [samples[name] for name in sorted(samples)]
+
+
+def _fingerprint(config: dict[str, Any], samples: list[list], tokenizer: Any) -> str:
+    """sha256 of the architecture, of numbers of every tensor (see `_sample`), and of a probe's token ids.
+
+    Nothing in it depends on the version of transformers, on the folder's name, or on the precision it is stored in.
+    """
+    text = config.get("text_config", config)
+    digest = hashlib.sha256(json.dumps([text.get(key) for key in (
+        "model_type", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "hidden_size")]).encode())
+    for sample in samples:
+        digest.update(json.dumps(sample).encode())
+    digest.update(json.dumps([_bos(tokenizer), tokenizer(_PROBE, add_special_tokens=False).input_ids]).encode())
+    return digest.hexdigest()[:16]

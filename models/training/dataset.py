@@ -1,0 +1,136 @@
+"""What the trainer draws batches from: pictures, the conditions of their captions, and which caption may mean which picture."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..condition import Condition
+from ..data.folder import Example, read_pictures
+from ..gan import ConditionNorm
+from ..language.model import LanguageModel
+
+STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
+LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one style share
+
+
+class Batch(NamedTuple):
+    """B pairs: images [B,3,R,R] in -1..1, normalised tokens [B,T,C], pooled [B,P], mask [B,T], and the z [B,z_dim] to draw with."""
+
+    images: Tensor
+    tokens: Tensor
+    pooled: Tensor
+    mask: Tensor
+    z: Tensor
+
+
+@dataclass
+class Dataset:
+    pictures: Tensor  # uint8 [N,3,R,R]
+    tokens: Tensor  # fp16 [M,T,C], normalised
+    pooled: Tensor  # fp32 [M,P], normalised
+    mask: Tensor  # bool [M,T]
+    plain: list[Tensor]  # for each picture, the captions that do not name its style
+    styled: list[Tensor]  # and those that do
+    meant: list[Tensor]  # for each caption, the pictures it may mean
+    anchors: Tensor  # [N,z_dim], unit vectors: where in z each picture lies
+    texts: list[str]  # for each caption
+
+    def draw(self, batch: int, generator: torch.Generator) -> Batch:
+        """A batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor it lies nearest.
+
+        A paired loss teaches a generator to ignore z. Pairing z with the picture *before* the loss is taken, as conditional IMLE
+        (Li et al. 2020, arXiv 2004.03590) does after, keeps z alive at no cost: since z ~ N(0,I) and the anchors are unit
+        vectors, every picture has its share of the latent space, and pictures of one style share a region of it.
+        """
+        chosen = torch.randint(len(self.pictures), (batch,), generator=generator).tolist()
+        name_style = (torch.rand(batch, generator=generator) < STYLED).tolist()
+        which = torch.rand(batch, generator=generator).tolist()
+        z = torch.randn(batch, self.anchors.shape[1], generator=generator)
+        captions, pictures = [], []
+        for i, picture in enumerate(chosen):
+            options = self.styled[picture] if name_style[i] and len(self.styled[picture]) else self.plain[picture]
+            # Squaring favours the first captions, the names, over the keywords behind them.
+            caption = int(options[int(which[i] ** 2 * len(options))])
+            meant = self.meant[caption]
+            captions.append(caption)
+            pictures.append(int(meant[(self.anchors[meant] @ z[i]).argmax()]))
+        images = self.pictures[pictures].float().div(127.5).sub(1)
+        return Batch(images, self.tokens[captions].float(), self.pooled[captions], self.mask[captions], z)
+
+
+def build_dataset(
+    examples: list[Example],
+    resolution: int,
+    z_dim: int,
+    model: LanguageModel,
+    norm: ConditionNorm,
+    cache: Path,
+    fit: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Read the training examples, encode every caption once (kept in `cache`), and fit `norm` to them if asked.
+
+    Held-out examples (split other than "train") are left out here, so that nothing downstream can see them.
+    """
+    examples = [example for example in examples if example.split == "train"]
+    texts = sorted({text for example in examples for text in (*example.captions, *example.styled)})
+    index = {text: i for i, text in enumerate(texts)}
+    condition = _conditions(texts, model, cache, progress)
+    if fit:
+        norm.fit(condition)
+    tokens, pooled = norm(condition.tokens, condition.pooled)
+    plain = [torch.tensor([index[text] for text in example.captions]) for example in examples]
+    styled = [torch.tensor([index[text] for text in example.styled], dtype=torch.long) for example in examples]
+    meant: list[list[int]] = [[] for _ in texts]
+    for i, captions in enumerate(zip(plain, styled)):
+        for caption in torch.cat(captions).unique().tolist():
+            meant[caption].append(i)
+    return Dataset(
+        read_pictures(examples, resolution),
+        tokens.mul(condition.mask[:, :, None]).half(),
+        pooled,
+        condition.mask,
+        plain,
+        styled,
+        [torch.tensor(pictures) for pictures in meant],
+        _anchors(examples, z_dim),
+        texts,
+    )
+
+
+def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -> Condition:
+    """The raw conditions of `texts`, from `cache` if it holds exactly these texts read by this recipe."""
+    recipe = model.recipe()
+    key = hashlib.sha256("\n".join([repr(recipe), *texts]).encode()).hexdigest()[:16]
+    path = cache / f"conditions-{key}.safetensors"
+    if not path.exists():
+        condition = model.encode(texts, recipe, batch_size=32, progress=progress)
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        # fp16 would overflow on raw states; bf16 keeps the range and normalised training data need no more digits.
+        save_file(
+            {"tokens": condition.tokens.bfloat16(), "pooled": condition.pooled.contiguous(), "mask": condition.mask}, partial
+        )
+        partial.replace(path)
+    stored = load_file(path)
+    return Condition(stored["tokens"].float(), stored["pooled"], stored["mask"], recipe)
+
+
+def _anchors(examples: list[Example], z_dim: int) -> Tensor:
+    """A unit vector for each picture, shared for the most part by those of one style; the rest tells its pictures apart."""
+
+    def unit(text: str) -> Tensor:
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+        return torch.nn.functional.normalize(torch.randn(z_dim, generator=torch.Generator().manual_seed(seed)), dim=0)
+
+    anchors = []
+    for example in examples:
+        own = unit(example.path.name)
+        anchors.append(LOOK_WEIGHT**0.5 * unit(example.style) + (1 - LOOK_WEIGHT) ** 0.5 * own if example.style else own)
+    return torch.nn.functional.normalize(torch.stack(anchors), dim=1)

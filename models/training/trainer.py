@@ -1,0 +1,362 @@
+"""Training F and D together: the method's third stage.
+
+One step runs each network once. The frozen features of a real and a fake batch are computed together; the discriminator's
+heads learn from them detached; then every gradient that the generator is owed (adversarial, paired, pixel) is taken where
+it arises, brought to unit length by its running norm, weighted, and sent back through the features and the generator in
+one pass. Weights are therefore shares of the step, whatever the scale of the losses.
+"""
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from ..checkpoint import save_gan
+from ..gan import GAN
+from .augment import Augmentation
+from .dataset import Batch, Dataset
+from .losses import (
+    feature_distance,
+    finite_difference_penalty,
+    hinge_discriminator,
+    hinge_generator,
+    out_of_range,
+    relativistic,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    images: int = 300_000  # real pictures shown in all, over every process
+    batch_size: int = 16  # of one process
+    lr_generator: float = 1e-3
+    lr_discriminator: float = 5e-4
+    betas: tuple[float, float] = (0.5, 0.99)
+    warmup: int = 200  # steps
+    decay: float = 0.3  # last part of the run over which the learning rates fall to a twentieth
+    ema_half_life: int = 5_000  # images, at most a tenth of those seen
+    augment: float = 0.7  # probability of each augmentation
+    paired: float = 1.0  # shares of the generator's step: features of the paired drawing,
+    pixel: tuple[float, float] = (1.5, 1.0)  # its pixels, from the first step to the last,
+    adversarial: tuple[float, float] = (0.15, 0.8)  # the projected discriminator,
+    raw: tuple[float, float] = (0.05, 0.3)  # and the raw-pixel discriminator
+    penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
+    seed: int = 0
+
+
+class RunningNorm:
+    """Gradients brought to unit length by the running mean of their norm."""
+
+    def __init__(self, momentum: float = 0.98):
+        self.momentum = momentum
+        self.value: float | None = None
+
+    def __call__(self, gradients: list[Tensor], share: float) -> list[Tensor]:
+        norm = float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt())
+        self.value = norm if self.value is None else self.momentum * self.value + (1 - self.momentum) * norm
+        return [g * (share / (self.value + 1e-12)) for g in gradients]
+
+
+class Trainer:
+    """Everything a step changes: networks, optimisers, running norms and the count of images. `state`/`load` carry it all."""
+
+    def __init__(self, gan: GAN, dataset: Dataset, config: TrainingConfig):
+        self.gan, self.dataset, self.config = gan, dataset, config
+        self.generator, self.discriminator = gan.generator, gan.discriminator
+        self.ema = {name: p.detach().clone() for name, p in self.generator.state_dict().items()}
+        for module in self.discriminator.projected.heads.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                parametrizations.spectral_norm(module)
+        self.trained = [p for p in self.discriminator.parameters() if p.requires_grad]
+        self.optimizers = {
+            "generator": torch.optim.Adam(self.generator.parameters(), config.lr_generator, config.betas),
+            "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, config.betas),
+        }
+        self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw")}
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.step_number = 0
+        self.images_seen = 0
+
+    @property
+    def progress(self) -> float:
+        return min(self.images_seen / self.config.images, 1.0)
+
+    def step(self) -> dict[str, float]:
+        """One update of D and of G on one batch; returns its figures. Depends on the state and the step's number only."""
+        config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
+        self.gan.train()
+        random = torch.Generator().manual_seed((config.seed * 1_000_003 + self.step_number) * 64 + self.rank)
+        batch = self.dataset.draw(config.batch_size, random)
+        augment = Augmentation.draw(config.batch_size, self.gan.resolution, config.augment, random)
+        self._schedule()
+
+        fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask)
+        seen = fake.detach().requires_grad_()
+        real_view, fake_view = augment(batch.images), augment(seen)
+        with torch.no_grad():
+            real_features = projected.look(real_view)
+        fake_features = projected.look(fake_view)
+        leaves = [f.detach().requires_grad_() for f in fake_features]
+
+        figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, random)
+
+        # The generator's turn: gradients at the features, then at the picture, then through the generator, once.
+        with parametrize.cached():
+            verdict = projected.judge(leaves)
+            aligned = verdict.alignment(projected.embed_text(batch.pooled))
+        adversarial = hinge_generator(verdict.realism) + hinge_generator(aligned)
+        paired = feature_distance(leaves, real_features)
+        shares = [config.paired, self._ramp(config.adversarial)]
+        at_features = [
+            self.norms[name](list(torch.autograd.grad(loss, leaves)), share)
+            for name, loss, share in zip(("paired", "adversarial"), (paired, adversarial), shares)
+        ]
+        total = [sum(gradients) for gradients in zip(*at_features)]
+        at_image = torch.autograd.grad(fake_features, seen, total, retain_graph=True)[0]
+        # Both terms have passed through the same features: one norm brings their sum to the size of the direct terms.
+        at_image = at_image * (sum(shares) / (float(at_image.square().sum().sqrt()) + 1e-12))
+
+        pixel = (seen - batch.images).abs().mean()
+        at_image += self.norms["pixel"]([torch.autograd.grad(pixel, seen)[0]], self._ramp(config.pixel))[0]
+        with torch.no_grad():
+            real_raw = self._logit(raw, real_view, batch.pooled)
+        against = relativistic(self._logit(raw, fake_view, batch.pooled), real_raw)
+        at_image += self.norms["raw"]([torch.autograd.grad(against, seen)[0]], self._ramp(config.raw))[0]
+        at_image += torch.autograd.grad(100 * out_of_range(seen), seen)[0] * config.batch_size
+
+        self._update("generator", list(self.generator.parameters()), lambda: fake.backward(at_image))
+        self.step_number += 1
+        self.images_seen += config.batch_size * self.world
+        self._average()
+        figures |= {"paired": paired.item(), "pixel": pixel.item(), "g_adversarial": adversarial.item()}
+        return figures
+
+    def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, random):
+        config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
+        size = config.batch_size
+        other = batch.pooled.roll(1, 0)  # captions of other pictures
+        with parametrize.cached():
+            both = [torch.cat([r, f.detach()]) for r, f in zip(real_features, fake_features)]
+            real, fake = projected.judge(both).split(size)
+            text, mismatch = projected.embed_text(batch.pooled), projected.embed_text(other)
+        matched = real.alignment(text)
+        wrong = torch.cat([fake.alignment(text), real.alignment(mismatch)])
+        loss = hinge_discriminator(real.realism, fake.realism) + hinge_discriminator(matched, wrong)
+
+        real_raw, fake_raw = raw.judge(torch.cat([real_view, fake_view])).split(size)
+        text, mismatch = raw.embed_text(batch.pooled), raw.embed_text(other)
+        aligned = real_raw.alignment(text)
+        raw_loss = relativistic(real_raw.realism + aligned, fake_raw.realism + fake_raw.alignment(text))
+        raw_loss = raw_loss + relativistic(aligned, real_raw.alignment(mismatch))
+        quarter = slice(0, max(size // 4, 1))
+        views = torch.cat([real_view[quarter], fake_view[quarter]])
+        text = batch.pooled[quarter].repeat(2, 1)
+        penalty = finite_difference_penalty(lambda x: self._logit(raw, x, text), views, random)
+        self._update(
+            "discriminator", self.trained, lambda: (loss + raw_loss + config.penalty * penalty).backward()
+        )
+        correct = ((matched > real.alignment(projected.embed_text(other))).float()).mean()
+        return {
+            "d": loss.item(),
+            "d_raw": raw_loss.item(),
+            "r1r2": penalty.item(),
+            "d_real": real.realism.mean().item(),
+            "d_fake": fake.realism.mean().item(),
+            "match": correct.item(),
+        }
+
+    @staticmethod
+    def _logit(raw, images: Tensor, text: Tensor) -> Tensor:
+        verdict = raw.judge(images)
+        return verdict.realism + verdict.alignment(raw.embed_text(text))
+
+    def _ramp(self, ends: tuple[float, float]) -> float:
+        """From the first value to the second over the first half of the run."""
+        return ends[0] + (ends[1] - ends[0]) * min(2 * self.progress, 1.0)
+
+    def _schedule(self) -> None:
+        config = self.config
+        left = (1 - self.progress) / config.decay
+        factor = min(1.0, (self.step_number + 1) / config.warmup) * max(min(1.0, left), 0.05)
+        for name, rate in (("generator", config.lr_generator), ("discriminator", config.lr_discriminator)):
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = rate * factor
+
+    def _update(self, name: str, parameters: list[nn.Parameter], backward: Callable[[], None]) -> None:
+        self.optimizers[name].zero_grad(set_to_none=True)
+        backward()
+        if self.world > 1:  # one all-reduce for all the gradients
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            flat /= self.world
+            for p, g in zip(parameters, flat.split([g.numel() for g in gradients])):
+                p.grad = g.view_as(p)
+        self.optimizers[name].step()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        half_life = min(self.config.ema_half_life, self.images_seen / 10)
+        weight = 1 - 0.5 ** (self.config.batch_size * self.world / max(half_life, 1e-8))
+        for name, value in self.generator.state_dict().items():
+            self.ema[name].lerp_(value, weight)
+
+    def export(self) -> GAN:
+        """A GAN with the averaged generator and plain (already normalised) discriminator weights; shares no tensor."""
+        gan = GAN(self.generator.config, self.discriminator.config, self.gan.recipe, self.gan.card)
+        gan.card.images_seen = self.images_seen
+        gan.condition_norm.load_state_dict(self.gan.condition_norm.state_dict())
+        gan.generator.load_state_dict(self.ema)
+        self.discriminator.eval()  # or reading a weight would advance its power iteration
+        modules = dict(self.discriminator.named_modules())
+        weights = {}
+        for name in gan.discriminator.state_dict():
+            owner, _, attribute = name.rpartition(".")
+            weights[name] = getattr(modules[owner], attribute).detach().clone()
+        gan.discriminator.load_state_dict(weights)
+        return gan
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name."""
+        tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
+        tensors |= {f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
+        tensors |= {f"condition_norm.{k}": v for k, v in self.gan.condition_norm.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{name}.{index}.{k}": v for k, v in state.items()}
+        counts = {"step": self.step_number, "images": self.images_seen}
+        counts |= {f"norm.{name}": norm.value for name, norm in self.norms.items() if norm.value is not None}
+        tensors |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
+        return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`: training goes on as if it had not stopped."""
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.generator.load_state_dict(under("generator."))
+        self.discriminator.load_state_dict(under("discriminator."))
+        self.gan.condition_norm.load_state_dict(under("condition_norm."))
+        self.ema = under("ema.")
+        for name, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in under(f"optimizer.{name}.").items():
+                index, _, field = key.partition(".")
+                state.setdefault(int(index), {})[field] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        counts = {k: v.item() for k, v in under("count.").items()}
+        self.step_number, self.images_seen = int(counts.pop("step")), int(counts.pop("images"))
+        for name, value in counts.items():
+            self.norms[name.removeprefix("norm.")].value = value
+
+
+def train(
+    gan: GAN,
+    dataset: Dataset,
+    config: TrainingConfig,
+    run: Path,
+    resume: bool = False,
+    save_every: float = 240.0,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> GAN:
+    """Train `gan` on `dataset` until `config.images` have been shown, or `progress` raises; returns the averaged GAN.
+
+    `run` receives `log.csv`, `samples-*.png` (one z a column, one caption a row), `state.safetensors` to resume from and
+    `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(gan, dataset, config)
+    state = run / "state.safetensors"
+    if resume:
+        if not state.exists():
+            raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
+        with safe_open(state, "pt") as file:
+            trainer.load({key: file.get_tensor(key) for key in file.keys()})
+    elif state.exists():
+        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
+    if trainer.rank == 0:
+        (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    saved = time.monotonic()
+    window: list[dict[str, float]] = []
+    since, started = trainer.images_seen, time.monotonic()
+    try:
+        while trainer.images_seen < config.images:
+            window.append(trainer.step())
+            if progress is not None:
+                progress(trainer.images_seen, config.images, window[-1])
+            if trainer.rank == 0 and trainer.step_number % 50 == 0:
+                elapsed = time.monotonic() - started
+                means = {key: sum(row[key] for row in window) / len(window) for key in window[0]}
+                speed = (trainer.images_seen - since) / elapsed
+                _log(run / "log.csv", {"images": trainer.images_seen, "images_per_s": speed, **means, **vitals(trainer)})
+                window, since, started = [], trainer.images_seen, time.monotonic()
+            if trainer.rank == 0 and time.monotonic() - saved > save_every:
+                _save(trainer, run)
+                saved = time.monotonic()
+    finally:
+        if trainer.rank == 0:
+            _save(trainer, run)
+    return trainer.export()
+
+
+def _probe(trainer: Trainer, captions: int, latents: int) -> Tensor:
+    """Pictures [captions·latents,3,R,R] by the averaged generator: plain names, each with the same few z."""
+    gan, dataset = trainer.export(), trainer.dataset
+    random = torch.Generator().manual_seed(0)
+    pictures = torch.randperm(len(dataset.pictures), generator=random)[:captions].tolist()
+    rows = torch.tensor([int(dataset.plain[i][0]) for i in pictures]).repeat_interleave(latents)
+    z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(captions, 1)
+    with torch.no_grad():
+        return gan.generator(z, dataset.tokens[rows].float(), dataset.pooled[rows], dataset.mask[rows])
+
+
+def vitals(trainer: Trainer) -> dict[str, float]:
+    """What dies first when training goes wrong: diversity over z (mean |Δ| between two z of one caption) and pixel range."""
+    pairs = _probe(trainer, 16, 2)
+    return {
+        "diversity": (pairs[0::2].clamp(-1, 1) - pairs[1::2].clamp(-1, 1)).abs().mean().item(),
+        "lowest": pairs.min().item(),
+        "highest": pairs.max().item(),
+    }
+
+
+def contact_sheet(images: Tensor, columns: int) -> Image.Image:
+    """images [N,3,R,R] in -1..1 -> one picture, row by row."""
+    pixels = images.clamp(-1, 1).add(1).mul(127.5).round().byte()
+    rows = [torch.cat(list(row), 2) for row in pixels.split(columns)]
+    rows = [nn.functional.pad(row, (0, rows[0].shape[2] - row.shape[2]), value=255) for row in rows]
+    return Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).numpy())
+
+
+def _save(trainer: Trainer, run: Path) -> None:
+    contact_sheet(_probe(trainer, 12, 8), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
+    partial = run / "state.partial"
+    save_file(trainer.state(), partial)
+    partial.replace(run / "state.safetensors")
+    save_gan(trainer.export(), run / "model.safetensors")
+    log.info("saved %s at %d images", run, trainer.images_seen)
+
+
+def _log(path: Path, row: dict[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow({key: round(value, 5) for key, value in row.items()})
