@@ -3,7 +3,7 @@
 `generate` is z = F(y) and `score` is D(z): pure functions of their arguments, on whatever device and dtype the weights have.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -151,16 +151,17 @@ class GAN(nn.Module):
         is called after every part and may raise to stop.
         """
         self.check(condition)
-        images, styles = [], []
-        for rows in parts(len(z), batch_size, progress):
+
+        def draw(rows: slice) -> tuple[Tensor, Tensor]:
             part = condition[rows].to(self.device)
             tokens, pooled = (x.to(self.dtype) for x in self.condition_norm(part.tokens, part.pooled))
             tokens, text, mask = self.generator.text(tokens, pooled, part.mask)
-            ws = self.generator.styles(z[rows].to(self.device, self.dtype), text, truncation_psi)
-            drawn = self.generator.synthesize(ws, tokens, mask)
-            images.append(drawn.clamp(-1, 1).add(1).mul(0.5).permute(0, 2, 3, 1).cpu())
-            styles.append(ws.float().cpu())
-        return torch.cat(images), Latent(z.float().cpu(), torch.cat(styles))
+            styles = self.generator.styles(z[rows].to(self.device, self.dtype), text, truncation_psi)
+            images = self.generator.synthesize(styles, tokens, mask)
+            return images.clamp(-1, 1).add(1).mul(0.5).permute(0, 2, 3, 1).cpu(), styles.float().cpu()
+
+        images, styles = in_parts(draw, len(z), batch_size, progress)
+        return images, Latent(z.float().cpu(), styles)
 
     @torch.no_grad()
     def score(
@@ -182,18 +183,20 @@ class GAN(nn.Module):
                 raise ValueError(
                     f"{len(images)} images and {len(condition)} prompts: give one prompt, or one for each image."
                 )
-        realism, alignment = [], []
-        for rows in parts(len(images), batch_size, progress):
+
+        def judge(rows: slice) -> tuple[Tensor, Tensor]:
             x = resize(images[rows].permute(0, 3, 1, 2).to(self.device, torch.float32), self.resolution)
             if condition is None:
                 text = x.new_zeros(len(x), self.generator.config.pooled_dim)
             else:
                 part = (condition[rows] if len(condition) > 1 else condition).to(self.device)
                 text = self.condition_norm(part.tokens, part.pooled)[1].expand(len(x), -1)
-            real, match = self.discriminator(x.mul(2).sub(1).to(self.dtype), text.to(self.dtype))
-            realism.append(real.float().cpu())
-            alignment.append((match if condition is not None else torch.zeros_like(match)).float().cpu())
-        return Scores(torch.cat(realism), torch.cat(alignment))
+            realism, alignment = self.discriminator(x.mul(2).sub(1).to(self.dtype), text.to(self.dtype))
+            if condition is None:
+                alignment = torch.zeros_like(alignment)
+            return realism.float().cpu(), alignment.float().cpu()
+
+        return Scores(*in_parts(judge, len(images), batch_size, progress))
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:
@@ -204,10 +207,22 @@ def resize(images: Tensor, resolution: int) -> Tensor:
     return torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def parts(total: int, size: int, progress: Callable[[int, int], None] | None) -> Iterator[slice]:
-    """Slices of at most `size` rows that cover 0..total, `progress(done, total)` after each."""
-    for start in range(0, total, size):
+def in_parts(
+    work: Callable[[slice], tuple[Tensor, ...]], total: int, size: int, progress: Callable[[int, int], None] | None
+) -> list[Tensor]:
+    """`work` on at most `size` of `total` rows at a time, its results joined; in halves where memory runs out."""
+    results, start = [], 0
+    while start < total:
         stop = min(start + size, total)
-        yield slice(start, stop)
+        try:
+            results.append(work(slice(start, stop)))
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = (stop - start + 1) // 2
+            torch.cuda.empty_cache()
+            continue
+        start = stop
         if progress is not None:
             progress(stop, total)
+    return [torch.cat(column) for column in zip(*results)]

@@ -32,9 +32,17 @@ class GeneratorConfig:
     attention: tuple[int, ...] = (8, 16)  # resolutions that attend to the tokens
     heads: int = 4
 
+    @classmethod
+    def at(cls, resolution: int, **others) -> "GeneratorConfig":
+        """The default generator for `resolution` pixels: 512 channels at 4 px, halved at every scale down to 32."""
+        if resolution not in (16, 32, 64, 128, 256, 512):
+            raise ValueError(f"A resolution of {resolution} px cannot be drawn: take 16, 32, 64, 128, 256 or 512.")
+        scales = resolution.bit_length() - 3
+        return cls(resolution, tuple(max(512 >> i, 32) for i in range(scales)), **others)
+
 
 def normalize_second_moment(x: Tensor) -> Tensor:
-    """x [B,C] scaled to E[x²] = 1 over C."""
+    """x [B,C,...] scaled to E[x²] = 1 over C (pixel norm, Karras et al. 2018, arXiv 1710.10196)."""
     return x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-8).to(x.dtype)
 
 
@@ -135,25 +143,26 @@ class CrossAttention(nn.Module):
         k, v = self.key_value(tokens).view(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         pixels = pixels + self.out(attended.transpose(1, 2).reshape(batch, height * width, -1))
-        return pixels.transpose(1, 2).reshape(batch, channels, height, width)
+        # What is added must not make activations grow: the convolutions are demodulated for inputs of unit size.
+        return normalize_second_moment(pixels.transpose(1, 2).reshape(batch, channels, height, width))
 
 
 class ToRGB(nn.Module):
-    """x [B,C,H,W] -> this scale's share of the picture [B,3,H·up,W·up] in fp32; `up` > 1 by sub-pixel convolution."""
+    """x [B,C,H,W] -> this scale's share of the picture [B,3,H·up,W·up] in fp32; `up` > 1 by sub-pixel convolution.
 
-    def __init__(self, channels: int, style_dim: int, kernel: int = 1, up: int = 1):
+    Not modulated: its input is already the style's, and of unit size, which keeps the pixels in range.
+    """
+
+    def __init__(self, channels: int, kernel: int = 1, up: int = 1):
         super().__init__()
         self.up = up
-        self.style = nn.Linear(style_dim, channels)
-        nn.init.normal_(self.style.weight, std=style_dim**-0.5)
-        nn.init.ones_(self.style.bias)
         fan_in = channels * kernel * kernel
         self.weight = nn.Parameter(torch.randn(3 * up * up, channels, kernel, kernel) * fan_in**-0.5)
         self.bias = nn.Parameter(torch.zeros(3 * up * up))
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = F.conv2d(x * self.style(w)[:, :, None, None], self.weight, padding=self.weight.shape[2] // 2)
-        return F.pixel_shuffle((x + self.bias[:, None, None]).float(), self.up) * RGB_GAIN
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
+        return F.pixel_shuffle(x.float(), self.up) * RGB_GAIN
 
 
 class Scale(nn.Module):
@@ -171,7 +180,7 @@ class Scale(nn.Module):
         attends = resolution in config.attention
         self.attention = CrossAttention(channels, config.text_dim, config.heads) if attends else None
         self.conv1 = ModulatedConv(channels, channels, style_dim)
-        self.to_rgb = ToRGB(channels, style_dim, kernel=3, up=2) if last else ToRGB(channels, style_dim)
+        self.to_rgb = ToRGB(channels, kernel=3, up=2) if last else ToRGB(channels)
 
     def forward(self, x, rgb, w, tokens, mask):
         if self.conv0 is not None:
@@ -179,7 +188,7 @@ class Scale(nn.Module):
         if self.attention is not None:
             x = self.attention(x, tokens, mask)
         x = self.conv1(x, w[1])
-        share = self.to_rgb(x, w[1])
+        share = self.to_rgb(x)
         if rgb is not None:
             factor = share.shape[2] // rgb.shape[2]
             share = share + F.interpolate(rgb, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -219,7 +228,7 @@ class Generator(nn.Module):
     def synthesize(self, ws: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """ws from `styles`, refined tokens and mask from `text` -> images [B,3,R,R] fp32."""
         x = self.canvas(ws[:, 0]).view(len(ws), -1, 4, 4)
-        x = (F.leaky_relu(x, 0.2) * SQRT2).clamp(-CLAMP, CLAMP).contiguous(memory_format=torch.channels_last)
+        x = normalize_second_moment(x).contiguous(memory_format=torch.channels_last)
         rgb = None
         for i, scale in enumerate(self.scales):
             x, rgb = scale(x, rgb, (ws[:, 2 * i], ws[:, 2 * i + 1]), tokens, mask)

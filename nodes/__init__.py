@@ -1,0 +1,17 @@
+"""ComfyUI's face of LLM-GAN: each node declares a schema and hands its work to `models`.
+
+`schema` is what nodes are declared with, `comfyui` all that is asked of ComfyUI, `conditioning` the way to and from its
+CONDITIONING; `language` and `gan` hold the nodes.
+"""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import comfyui
+from .gan import DiscriminatorScore, Generate, LoadGAN, SaveGAN
+from .language import LoadLLM, PromptEncoder
+
+
+class LLMGANExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        comfyui.register_model_folders()
+        return [LoadLLM, PromptEncoder, LoadGAN, Generate, DiscriminatorScore, SaveGAN]

@@ -72,7 +72,7 @@ class Server:
         default_home().mkdir(parents=True, exist_ok=True)
         (base / "models" / "LLM").symlink_to(default_home(), target_is_directory=True)
         # A page that has never been opened would greet the user in front of the graph.
-        settings = {"Comfy.TutorialCompleted": True, "Comfy.Release.ShowNotifications": False, "Comfy.InstalledVersion": "99"}
+        settings = {"Comfy.TutorialCompleted": True, "Comfy.Release.ShowNotifications": False}
         (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(settings))
 
         with socket.socket() as free:

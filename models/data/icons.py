@@ -198,14 +198,14 @@ def captions_of(entries: list[dict], keywords: int) -> dict[str, list[str]]:
     """For each code, the name and then up to `keywords` keywords.
 
     A keyword shared by many concepts is too vague, and one that is another concept's name would draw the wrong thing
-    unless it is part of this one's name as well ("dog" for "dog face"). Words of the name come first, then the rarest.
+    unless this one's name begins with it ("dog" for "dog face"). Words of the name come first, then the rarest.
     """
     names = {normalise_code(entry["hexcode"]): entry["label"].lower() for entry in entries}
     tags = {normalise_code(entry["hexcode"]): {tag.lower() for tag in entry.get("tags", ())} for entry in entries}
     shared, taken = Counter(tag for concept in tags.values() for tag in concept), set(names.values())
     captions = {}
     for code, name in names.items():
-        good = [tag for tag in tags[code] - {name} if shared[tag] <= VAGUE and (tag not in taken or tag in name)]
+        good = [tag for tag in tags[code] - {name} if shared[tag] <= VAGUE and (tag not in taken or name.startswith(tag))]
         good.sort(key=lambda tag: (tag not in name, shared[tag], tag))
         captions[code] = [name, *good[:keywords]]
     return captions
@@ -410,6 +410,8 @@ def build(folder: Path, out: Path, *, size: int = 128, sets: Iterable[str] = ("m
         for code, drawing in load_drawings(packages[style.source], concepts, icon_names).items():
             if not ("fluent" in style.package and by_code[code].name in FLUENT_TRADEMARKS):
                 drawings[style, code] = drawing
+    # Of two equal drawings the first is kept: Fluent's grinning cat is its cat face.
+    drawings = dict(sorted(drawings.items(), key=lambda item: by_code[item[0][1]].name not in NEVER_HELD_OUT))
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:  # all of it or nothing

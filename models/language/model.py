@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import re
 import warnings
 from dataclasses import replace
@@ -24,7 +25,9 @@ LAYER_FRACTION = 0.78
 # Text whose token ids tell tokenizers apart: words, Chinese, digits, spaces, an accent, an emoji, brackets.
 _PROBE = 'This picture of "a red apple, 一只猫和狗 1234" means: naïve  🍎 {x}\n<b>'
 
-_MAX_SIZE = 2**22  # of any number in a config.json
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_hidden_layers", "num_attention_heads",
+          "num_key_value_heads", "num_experts", "num_local_experts")
+_MAX_SIZE, _MAX_COUNT = 2**22, 2**11
 
 # Residuals of these reach beyond the range of fp16.
 _NEVER_FP16 = ("gemma",)
@@ -69,7 +72,7 @@ class LanguageModel(nn.Module):
         # Made under inference mode, weights could neither be moved outside of it nor patched.
         with torch.inference_mode(False):
             tokenizer = _load_tokenizer(folder)
-            model = _load_weights(folder, dtype)
+            model = _load_weights(folder, dtype, sum(math.prod(shape) for _, shape, _ in samples))
             decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
             if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
                 raise ValueError(f"The model in {folder} is not built as Llama, Gemma, Qwen and Mistral are (decoder layers "
@@ -106,6 +109,8 @@ class LanguageModel(nn.Module):
                       max_tokens=max_tokens or DEFAULT_MAX_TOKENS, bos=self.bos is not None,
                       dtype=_dtype_name(self._place[1]))
 
+    @torch.inference_mode(False)  # else the states could not be used to train a generator
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str], recipe: Recipe | None = None, cache: ConditionCache | None = None,
                batch_size: int = 16, progress: Callable[[int, int], None] | None = None) -> Condition:
         """Reads the prompts, in batches of similar length, into one Condition of len(prompts) rows on the CPU.
@@ -203,9 +208,8 @@ class LanguageModel(nn.Module):
             raise ValueError("An empty prompt needs a template with words of its own.")
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self._place[0])
-        with torch.inference_mode(False), torch.no_grad():
-            states = _shallow(self._decoder, recipe.layer)(input_ids=ids, use_cache=False).last_hidden_state
-            states = states.to("cpu", torch.float32)
+        states = _shallow(self._decoder, recipe.layer)(input_ids=ids, use_cache=False).last_hidden_state
+        states = states.to("cpu", torch.float32)
         if not torch.isfinite(states).all():
             raise ValueError(f"{self.name} gave numbers that are not finite in {recipe.dtype}: load it in float32.")
         result = []
@@ -264,15 +268,21 @@ def _check_folder(folder: Path) -> dict[str, Any]:
         raise ValueError(f"The config.json in {folder} is damaged: fetch the model again.") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ValueError(f"The config.json in {folder} names no model_type, so it is not a language model's.")
-    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
-        # A hostile number would have transformers build modules without end; what files really hold is compared later.
-        if isinstance(value := config.get(key, 1), bool) or not isinstance(value, (int, type(None))) \
-                or value is not None and not 1 <= value <= _MAX_SIZE:
+    # A hostile number would have transformers build modules without end; what the files really hold is compared later.
+    for key, value in [*config.items(), *_text_config(config).items()]:
+        bound = _MAX_COUNT if key.startswith("num_") else _MAX_SIZE
+        if key in _SIZES and value is not None and (type(value) is not int or not 1 <= value <= bound):
             raise ValueError(f"The config.json in {folder} is damaged, its {key} is {value!r:.60}: fetch the model again.")
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds no .safetensors weights (pickled weights are never opened): fetch the model in "
                          "the safetensors format.")
     return config
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that describes the language model: all of it, but for models that see as well."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -281,20 +291,31 @@ def _load_tokenizer(folder: Path) -> Any:
     # The file as it stands: the model's own tokenizer class rebuilds it in some versions of transformers, and differs.
     kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        # Some versions of transformers make an empty tokenizer where its files are missing.
+        if len(set(tokenizer(_PROBE, add_special_tokens=False).input_ids)) < 10:
+            raise ValueError("its files are missing or empty")
+        return tokenizer
     except Exception as error:  # transformers raises whatever a library beneath it raised
         raise ValueError(f"The tokenizer in {folder} cannot be read: {_sentence(error)}") from error
 
 
-def _load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
+def _load_weights(folder: Path, dtype: torch.dtype, held: int) -> nn.Module:
+    """The causal model in `folder`, whose files hold `held` numbers; refuses what the files do not fill."""
     from packaging.version import Version
-    from transformers import AutoModelForCausalLM, __version__
+    from transformers import AutoConfig, AutoModelForCausalLM, __version__
 
+    safely = {"local_files_only": True, "trust_remote_code": False}
     precision = {"dtype" if Version(__version__) >= Version("4.56") else "torch_dtype": dtype}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
-            **precision)
+        # transformers would fill whatever a hostile config asks for with random numbers. Packed weights count up to 8-fold.
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder), **safely),
+                                                     trust_remote_code=False)
+        if (wanted := sum(weight.numel() for weight in empty.parameters())) > 10 * held:
+            raise ValueError(f"its config.json asks for {wanted} numbers and its files hold {held}.")
+        model, info = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True,
+                                                           **safely, **precision)
     except Exception as error:
         raise ValueError(f"The model in {folder} cannot be loaded: {_sentence(error)}") from error
     if missing := sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"]):
@@ -337,11 +358,12 @@ def _sample(folder: Path, config: dict[str, Any]) -> list[list]:
                                      values.flatten()[:8].to(torch.bfloat16).view(torch.int16).tolist()]
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} was cut short or is damaged: fetch it again ({_sentence(error)}).") from error
-    layers = config.get("num_hidden_layers")
+    text = _text_config(config)
+    layers = text.get("num_hidden_layers")
     if isinstance(layers, int) and not any(f"layers.{layers - 1}." in name for name in samples):
         raise ValueError(f"The weights in {folder} are incomplete, layer {layers} of {layers} is missing: fetch the model "
                          "again.")
-    embedding = [config.get("vocab_size"), config.get("hidden_size")]
+    embedding = [text.get("vocab_size"), text.get("hidden_size")]
     for name, shape, _ in samples.values():
         if name.endswith("embed_tokens.weight") and None not in embedding and shape != embedding:
             raise ValueError(f"The weights in {folder} do not fit its config.json, {name} has the shape {shape} instead of "
@@ -354,7 +376,7 @@ def _fingerprint(config: dict[str, Any], samples: list[list], tokenizer: Any) ->
 
     Nothing in it depends on the version of transformers, on the folder's name, or on the precision it is stored in.
     """
-    text = config.get("text_config", config)
+    text = _text_config(config)
     digest = hashlib.sha256(json.dumps([text.get(key) for key in (
         "model_type", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "hidden_size")]).encode())
     for sample in samples:

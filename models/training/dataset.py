@@ -71,19 +71,19 @@ def build_dataset(
     model: LanguageModel,
     norm: ConditionNorm,
     cache: Path,
-    fit: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Read the training examples, encode every caption once (kept in `cache`), and fit `norm` to them if asked.
+    """Read the training examples, encode every caption once (kept in `cache`), and fit `norm` to them.
 
     Held-out examples (split other than "train") are left out here, so that nothing downstream can see them.
     """
     examples = [example for example in examples if example.split == "train"]
+    if not examples:
+        raise ValueError("No picture is left to train on: every one belongs to a held-out split.")
     texts = sorted({text for example in examples for text in (*example.captions, *example.styled)})
     index = {text: i for i, text in enumerate(texts)}
     condition = _conditions(texts, model, cache, progress)
-    if fit:
-        norm.fit(condition)
+    norm.fit(condition)
     tokens, pooled = norm(condition.tokens, condition.pooled)
     plain = [torch.tensor([index[text] for text in example.captions]) for example in examples]
     styled = [torch.tensor([index[text] for text in example.styled], dtype=torch.long) for example in examples]

@@ -9,6 +9,7 @@ one pass. Weights are therefore shares of the step, whatever the scale of the lo
 import csv
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -37,6 +38,8 @@ from .losses import (
 
 log = logging.getLogger(__name__)
 
+CLIP = 2.0  # a gradient longer than this many times its running norm is cut: one bad batch must not throw Adam off
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -64,9 +67,11 @@ class RunningNorm:
         self.momentum = momentum
         self.value: float | None = None
 
-    def __call__(self, gradients: list[Tensor], share: float) -> list[Tensor]:
-        norm = float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt())
+    def update(self, norm: float) -> None:
         self.value = norm if self.value is None else self.momentum * self.value + (1 - self.momentum) * norm
+
+    def __call__(self, gradients: list[Tensor], share: float) -> list[Tensor]:
+        self.update(float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt()))
         return [g * (share / (self.value + 1e-12)) for g in gradients]
 
 
@@ -85,7 +90,7 @@ class Trainer:
             "generator": torch.optim.Adam(self.generator.parameters(), config.lr_generator, config.betas),
             "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, config.betas),
         }
-        self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw")}
+        self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.step_number = 0
@@ -136,7 +141,8 @@ class Trainer:
             real_raw = self._logit(raw, real_view, batch.pooled)
         against = relativistic(self._logit(raw, fake_view, batch.pooled), real_raw)
         at_image += self.norms["raw"]([torch.autograd.grad(against, seen)[0]], self._ramp(config.raw))[0]
-        at_image += torch.autograd.grad(100 * out_of_range(seen), seen)[0] * config.batch_size
+        outside = torch.autograd.grad(100 * config.batch_size * out_of_range(seen), seen)[0]
+        at_image += outside / max(float(outside.square().sum().sqrt()), 1.0)
 
         self._update("generator", list(self.generator.parameters()), lambda: fake.backward(at_image))
         self.step_number += 1
@@ -206,6 +212,9 @@ class Trainer:
             flat /= self.world
             for p, g in zip(parameters, flat.split([g.numel() for g in gradients])):
                 p.grad = g.view_as(p)
+        usual = self.norms[name].value
+        norm = nn.utils.clip_grad_norm_(parameters, CLIP * usual if usual else math.inf)
+        self.norms[name].update(min(float(norm), CLIP * usual) if usual else float(norm))
         self.optimizers[name].step()
 
     @torch.no_grad()
@@ -315,20 +324,19 @@ def train(
     return trainer.export()
 
 
-def _probe(trainer: Trainer, captions: int, latents: int) -> Tensor:
-    """Pictures [captions·latents,3,R,R] by the averaged generator: plain names, each with the same few z."""
-    gan, dataset = trainer.export(), trainer.dataset
+def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
+    """Pictures [captions·latents,3,R,R] in about -1..1: a few plain names of the training data, each with the same few z."""
     random = torch.Generator().manual_seed(0)
     pictures = torch.randperm(len(dataset.pictures), generator=random)[:captions].tolist()
     rows = torch.tensor([int(dataset.plain[i][0]) for i in pictures]).repeat_interleave(latents)
-    z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(captions, 1)
+    z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(pictures), 1)
     with torch.no_grad():
         return gan.generator(z, dataset.tokens[rows].float(), dataset.pooled[rows], dataset.mask[rows])
 
 
 def vitals(trainer: Trainer) -> dict[str, float]:
     """What dies first when training goes wrong: diversity over z (mean |Δ| between two z of one caption) and pixel range."""
-    pairs = _probe(trainer, 16, 2)
+    pairs = probe(trainer.export(), trainer.dataset, 16, 2)
     return {
         "diversity": (pairs[0::2].clamp(-1, 1) - pairs[1::2].clamp(-1, 1)).abs().mean().item(),
         "lowest": pairs.min().item(),
@@ -345,11 +353,12 @@ def contact_sheet(images: Tensor, columns: int) -> Image.Image:
 
 
 def _save(trainer: Trainer, run: Path) -> None:
-    contact_sheet(_probe(trainer, 12, 8), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
+    gan = trainer.export()
+    contact_sheet(probe(gan, trainer.dataset, 12, 8), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
     partial = run / "state.partial"
     save_file(trainer.state(), partial)
     partial.replace(run / "state.safetensors")
-    save_gan(trainer.export(), run / "model.safetensors")
+    save_gan(gan, run / "model.safetensors")
     log.info("saved %s at %d images", run, trainer.images_seen)
 
 

@@ -1,0 +1,266 @@
+"""The command `llm-gan`: the library from a shell. Every command answers --help."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+DTYPES = ("auto", "fp32", "fp16", "bf16")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 if it did its work, 1 with one sentence on stderr if it could not, 130 if interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        options.command(options)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"llm-gan: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("llm-gan: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llm-gan", description="A prompt becomes a picture in one forward pass.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help)
+        added.set_defaults(command=function)
+        return added
+
+    def add_models(to: argparse.ArgumentParser, gan: bool = True) -> None:
+        if gan:
+            to.add_argument("--gan", type=Path, metavar="FILE", help="GAN checkpoint (the bundled icons model)")
+        to.add_argument("--llm", metavar="MODEL", help="language model: a name of `llm-gan models`, a folder or a .gguf")
+        to.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+        to.add_argument("--dtype", default="auto", choices=DTYPES, help="precision of the GAN (auto: fp16 on a GPU, else fp32)")
+
+    generate = command("generate", _generate, "Draw pictures from prompts.")
+    generate.add_argument("prompts", nargs="+", metavar="PROMPT")
+    generate.add_argument("-n", type=int, default=4, help="pictures for each prompt (4)")
+    generate.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (0)")
+    generate.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
+    generate.add_argument("--expand", action="store_true", help="let the language model describe the picture first")
+    generate.add_argument("--columns", type=int, help="width of the contact sheet in pictures (N)")
+    generate.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
+    add_models(generate)
+
+    score = command("score", _score, "Score pictures with the discriminator, best first.")
+    score.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    score.add_argument("--prompt", help="what they should show (default: the prompt that each picture carries, if any)")
+    add_models(score)
+
+    command("models", _models, "List the language models and GANs at hand.").add_argument(
+        "--folder", type=Path, action="append", default=[], metavar="DIR", help="look here too"
+    )
+
+    train = command("train", _train, "Train a GAN on a folder of captioned pictures.")
+    train.add_argument("data", type=Path, metavar="DIR")
+    train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
+    train.add_argument("--run", type=Path, metavar="DIR", help="log, samples and state to resume from (FILE without suffix)")
+    train.add_argument("--resolution", type=int, default=64, help="pixels, a power of two from 16 to 512 (64)")
+    train.add_argument("--images", type=int, default=300_000, help="pictures to show in all (300000)")
+    train.add_argument("--batch-size", type=int, default=16, help="of each process (16)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run")
+    train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
+
+    icons = command("icons", _icons, "Build the icon data set that the bundled model was trained on.")
+    icons.add_argument("arguments", nargs=argparse.REMAINDER, help="see `llm-gan icons --help`")
+    icons.add_argument("--help-icons", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> None:
+    import torch
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    from .language.model import LanguageModel
+
+    if not 1 <= options.n <= 100_000:
+        raise ValueError(f"-n {options.n}: draw from 1 to 100000 pictures a prompt.")
+    device = _device(options.device)
+    with _stage("load the GAN"):
+        gan = _load_gan(options, device)
+    with _stage("load the language model"):
+        model = LanguageModel.load(options.llm or gan.recipe.model, device=device, write=options.expand)
+    texts = options.prompts
+    if options.expand:
+        with _stage("write descriptions"):
+            texts = [model.expand(prompt, seed=options.seed) for prompt in texts]
+        print(*(f"  {text}" for text in texts), sep="\n")
+    with _stage(f"read {_count(len(texts), 'prompt')}"):
+        condition = model.encode(texts, gan.recipe).repeat(options.n)
+    with _stage(f"draw {_count(len(condition), 'picture')}"), _bar("pictures") as bar:
+        z = gan.sample_z(options.seed, options.n).repeat(len(texts), 1)
+        images, _ = gan.generate(condition, z, options.truncation, progress=bar)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    pixels = images.mul(255).round().to(torch.uint8).numpy()
+    for i, picture in enumerate(pixels):
+        info = PngInfo()
+        settings = {
+            "prompt": texts[i // options.n],
+            "seed": options.seed,
+            "index": i % options.n,
+            "truncation": options.truncation,
+            "gan": gan.card.name,
+            "llm": model.name,
+        }
+        for key, value in settings.items():
+            info.add_itxt(key, str(value))
+        name = f"{i // options.n:03d}-{_slug(options.prompts[i // options.n])}-{options.seed}-{i % options.n:02d}.png"
+        Image.fromarray(picture).save(options.out / name, pnginfo=info)
+    columns = options.columns or options.n
+    contact_sheet(images, columns).save(options.out / "sheet.png")
+    print(f"{_count(len(pixels), 'picture')} and sheet.png in {options.out}{os.sep}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from .gan import Scores, resize
+    from .language.model import LanguageModel
+
+    device = _device(options.device)
+    images, prompts = [], []
+    gan = _load_gan(options, device)
+    for path in options.images:
+        try:
+            with Image.open(path) as image:
+                prompts.append(options.prompt if options.prompt is not None else image.info.get("prompt"))
+                pixels = torch.from_numpy(np.array(image.convert("RGB"))).float().div(255)
+        except OSError:
+            raise ValueError(f"{path} is not a picture that can be read.") from None
+        images.append(resize(pixels.permute(2, 0, 1)[None], gan.resolution)[0].permute(1, 2, 0))
+    stack = torch.stack(images)
+    scores = gan.score(stack)
+    told = [i for i, prompt in enumerate(prompts) if prompt is not None]
+    if told:
+        model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
+        condition = model.encode([prompts[i] for i in told], gan.recipe)
+        alignment = scores.alignment.clone()
+        alignment[told] = gan.score(stack[told], condition).alignment
+        scores = Scores(scores.realism, alignment)
+    print("  total  realism  alignment  picture")
+    for i in scores.best(len(images)).tolist():
+        alignment = f"{scores.alignment[i]:9.2f}" if prompts[i] is not None else "        –"
+        print(f"{scores.total[i]:7.2f}  {scores.realism[i]:7.2f}  {alignment}  {options.images[i]}")
+
+
+def _models(options: argparse.Namespace) -> None:
+    from .checkpoint import DEFAULT_GAN, load_card
+    from .language.catalogue import default_home, find_language_models
+
+    print("Language models:")
+    for name, path in find_language_models([default_home(), *options.folder]).items():
+        print(f"  {name}  {path}")
+    print("GANs:")
+    for path in [DEFAULT_GAN, *(p for folder in options.folder for p in sorted(folder.rglob("*.safetensors")))]:
+        try:
+            card, recipe, resolution = load_card(path)
+        except (ValueError, FileNotFoundError):
+            continue
+        print(f"  {card.name}  {resolution} px, reads {recipe.model}, {', '.join(card.licenses) or 'no licence given'}  {path}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .training.run import train_folder
+
+    run = options.run or options.out.with_suffix("")
+    with _bar("pictures") as bar:
+        train_folder(
+            options.data, options.out, run, resolution=options.resolution, images=options.images,
+            batch_size=options.batch_size, seed=options.seed, resume=options.resume, llm=options.llm, progress=bar,
+        )  # fmt: skip
+    print(f"{options.out}, with its log and samples in {run}{os.sep}")
+
+
+def _icons(options: argparse.Namespace) -> None:
+    from .data import icons
+
+    icons.main(options.arguments)
+
+
+def contact_sheet(images, columns: int):
+    """images [N,H,W,3] in 0..1 -> one PIL picture, `columns` wide, row by row on white."""
+    import numpy as np
+    from PIL import Image
+
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for i, picture in enumerate(images.mul(255).round().byte().numpy()):
+        top, left = i // columns * height, i % columns * width
+        sheet[top : top + height, left : left + width] = picture
+    return Image.fromarray(sheet)
+
+
+def _load_gan(options: argparse.Namespace, device):
+    import torch
+
+    from .checkpoint import DEFAULT_GAN, load_gan
+
+    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    auto = torch.float16 if device.type == "cuda" else torch.float32
+    return load_gan(options.gan or DEFAULT_GAN, device, kinds.get(options.dtype, auto))
+
+
+def _device(name: str):
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from None
+    return device
+
+
+@contextmanager
+def _stage(name: str):
+    """Say what is done and how long it took."""
+    start = time.perf_counter()
+    yield
+    print(f"{name}: {time.perf_counter() - start:.2f} s")
+
+
+@contextmanager
+def _bar(unit: str):
+    """A progress bar as a callback `progress(done, total, …)`; on a terminal only."""
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {unit}", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int, figures: dict[str, float] | None = None) -> None:
+            bar.total = total
+            if figures:
+                bar.set_postfix({k: f"{figures[k]:.2f}" for k in ("paired", "pixel") if k in figures}, refresh=False)
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _slug(text: str) -> str:
+    """A file name that keeps letters of every script."""
+    return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")[:40] or "empty"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

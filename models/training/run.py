@@ -1,0 +1,83 @@
+"""From a folder of captioned pictures to a checkpoint: what `llm-gan train` runs."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ..checkpoint import save_gan
+from ..data.folder import read_folder
+from ..discriminator import DiscriminatorConfig
+from ..features import EfficientNetLite
+from ..gan import GAN, Card
+from ..generator import GeneratorConfig
+from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
+from ..language.model import LanguageModel
+from .dataset import build_dataset
+from .trainer import TrainingConfig, contact_sheet, probe, train
+
+PREVIEW = (4, 4)  # captions down, latents across
+
+
+def train_folder(
+    data: Path,
+    out: Path,
+    run: Path,
+    *,
+    resolution: int = 64,
+    images: int = 300_000,
+    batch_size: int = 16,
+    seed: int = 0,
+    resume: bool = False,
+    llm: str | None = None,
+    progress: Callable[..., None] | None = None,
+) -> GAN:
+    """Train on the captioned pictures of `data` and write the checkpoint `out`; `run` keeps log, samples and state.
+
+    Started by `torchrun`, the processes share the work: each draws its own batches and all average their gradients.
+    Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
+    state = run / "state.safetensors"
+    if resume and not state.exists():
+        raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
+    if state.exists() and not resume:
+        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
+    GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
+    examples = read_folder(data)
+    features = EfficientNetLite.pretrained()
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    torch.manual_seed(seed)
+
+    model = LanguageModel.load(llm or DEFAULT_LANGUAGE_MODEL)
+    card = Card(
+        name=out.stem,
+        data=f"{sum(e.split == 'train' for e in examples)} pictures of {data.name}",
+        licenses=sorted({e.license for e in examples if e.license}),
+    )
+    generator = GeneratorConfig.at(resolution, token_dim=model.width)
+    gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
+    gan.discriminator.projected.features = features
+
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if not first:
+        dist.barrier()  # the first process encodes the captions, the others find them in the cache
+    dataset = build_dataset(
+        examples, resolution, generator.z_dim, model, gan.condition_norm, run / "cache", progress if first else None
+    )
+    if first and dist.is_initialized():
+        dist.barrier()
+    del model
+
+    config = TrainingConfig(images=images, batch_size=batch_size, seed=seed)
+    trained = train(gan, dataset, config, run, resume, progress=progress if first else None)
+    if first:
+        png = io.BytesIO()
+        contact_sheet(probe(trained, dataset, *PREVIEW), PREVIEW[1]).save(png, "PNG")
+        save_gan(trained, out, preview=png.getvalue())
+    return trained

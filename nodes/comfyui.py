@@ -1,0 +1,184 @@
+"""All that this pack asks of ComfyUI: devices, precision, memory, progress, cancelling, folders, text on a node."""
+
+import os
+from collections.abc import Callable, Hashable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import comfy.model_management as mm
+import comfy.utils
+import folder_paths
+import torch
+from comfy.cli_args import args
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Rows computed at a time: Cancel waits for one part, and more than this is not faster.
+_PART_CPU, _PART_GPU = 16, 128
+
+
+class _Holder(nn.Module):
+    """What ComfyUI moves about. It sets attributes such as `device` on it, which networks have as properties of their own."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def get_dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+
+class Managed:
+    """A network in ComfyUI's care: on its device while it runs, and off it when ComfyUI wants the memory for another."""
+
+    def __init__(self, network: nn.Module, load_device: torch.device, offload_device: torch.device):
+        self.network = network
+        self.patcher = ModelPatcher(_Holder(network), load_device=load_device, offload_device=offload_device)
+
+    def run(self, work: Callable[[int, Progress], T], count: int, bytes_each: int) -> T:
+        """`work(batch_size, progress)` with the network on its device, for `count` rows of about `bytes_each` of memory.
+
+        Out of memory, it is done again in parts half as large.
+        """
+        device = self.patcher.load_device
+        size = min(count, _PART_CPU if mm.is_device_cpu(device) else _PART_GPU)
+        mm.load_models_gpu([self.patcher], memory_required=size * bytes_each, force_full_load=True)
+        size = max(1, min(size, int(mm.get_free_memory(device) // bytes_each)))
+        while True:
+            try:
+                return work(size, progress(count))
+            except Exception as error:
+                if size == 1 or not _is_out_of_memory(error):
+                    raise
+            size //= 2
+            mm.soft_empty_cache()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    newer = getattr(mm, "is_oom", None)
+    return newer(error) if newer else isinstance(error, mm.OOM_EXCEPTION)
+
+
+def progress(total: int) -> Progress:
+    """A callback `(done, total)` that moves the node's progress bar, and raises once the user has cancelled."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def report(done: int, total: int) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return report
+
+
+_shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+
+def shared(key: Hashable, load: Callable[[], T]) -> T:
+    """What is loaded under `key`; loaded now, unless a graph holds it already. ComfyUI's executor decides how long it stays."""
+    value = _shared.get(key)
+    if value is None:
+        # Weights made under the executor's inference mode could neither be moved outside of it nor trained.
+        with torch.inference_mode(False):
+            value = _shared[key] = load()
+    return value
+
+
+def generator_devices() -> tuple[torch.device, torch.device]:
+    """Where a GAN computes, and where it waits."""
+    # With --novram ComfyUI leaves the weights of ordinary modules in memory, so that is where they compute.
+    novram = mm.vram_state == mm.VRAMState.NO_VRAM
+    return torch.device("cpu") if novram else mm.get_torch_device(), mm.unet_offload_device()
+
+
+def generator_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if mm.should_use_fp16(device):
+        return torch.float16
+    return torch.bfloat16 if mm.should_use_bf16(device) else torch.float32
+
+
+def language_devices() -> tuple[torch.device, torch.device]:
+    """Where a language model computes, and where it waits."""
+    return mm.text_encoder_device(), mm.text_encoder_offload_device()
+
+
+def language_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The precision asked for by the node or on ComfyUI's command line, None where the model may choose."""
+    if precision != "auto":
+        return PRECISIONS[precision]
+    on_gpu = not mm.is_device_cpu(device)
+    if args.fp32_text_enc or args.force_fp32:
+        return torch.float32
+    if args.bf16_text_enc:
+        return torch.bfloat16
+    if args.fp16_text_enc or on_gpu and args.force_fp16:
+        return torch.float16
+    return torch.float32 if on_gpu and not (mm.should_use_fp16(device) or mm.should_use_bf16(device)) else None
+
+
+def register_model_folders() -> None:
+    """Adds models/gan and models/LLM to the folders that ComfyUI knows, beside those that a user or another pack named."""
+    for name, extensions in (("gan", {".safetensors"}), ("LLM", {".safetensors", ".gguf"})):
+        home = os.path.join(folder_paths.models_dir, name)
+        if name not in folder_paths.folder_names_and_paths:
+            folder_paths.folder_names_and_paths[name] = ([home], extensions)
+        else:
+            folder_paths.add_model_folder_path(name, home)
+
+
+def model_folders(name: str) -> list[Path]:
+    return [Path(folder) for folder in folder_paths.get_folder_paths(name)]
+
+
+def model_files(name: str, suffix: str) -> dict[str, Path]:
+    """Name and path of every file that ends on `suffix` in the model folders of that name."""
+    names = (file for file in folder_paths.get_filename_list(name) if file.lower().endswith(suffix))
+    return {file: Path(folder_paths.get_full_path_or_raise(name, file)) for file in names}
+
+
+def new_model_file(name: str, prefix: str, suffix: str) -> Path:
+    """A path in the model folder that no file has yet: prefix_00001_suffix, and so on."""
+    home = os.path.abspath(folder_paths.get_folder_paths(name)[0])
+    folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, home)
+    while (path := Path(folder) / f"{stem}_{counter:05}_{suffix}").exists():
+        counter += 1
+    return path
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file changes, or a file directly in the folder."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return tuple(number for file in files if file.is_file() for number in (file.stat().st_mtime_ns, file.stat().st_size))
+
+
+def image(images: Tensor) -> Tensor:
+    """images [N,H,W,3] as ComfyUI passes them from node to node."""
+    dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
+    return images.to(mm.intermediate_device(), dtype)
+
+
+def thumbnail(images: Tensor, side: int = 256) -> bytes:
+    """The first picture of images [N,H,W,3] in 0..1 as a PNG, at most `side` pixels wide and high."""
+    from PIL import Image
+
+    picture = Image.fromarray(images[0, ..., :3].float().clamp(0, 1).mul(255).round().byte().cpu().numpy())
+    picture.thumbnail((side, side))
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def show_text(node: Any, text: str) -> None:
+    """Writes `text` on the node in the page; `node` is the class that executes, with `unique_id` among its hidden inputs."""
+    from server import PromptServer
+
+    if node.hidden is not None and node.hidden.unique_id is not None:
+        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)

@@ -1,0 +1,45 @@
+"""Conditions to and from ComfyUI's CONDITIONING, so that its own nodes can combine, average and concatenate them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.condition import Condition, Recipe
+
+Conditioning = list[list[Any]]  # of [tokens [B,T,C], {"pooled_output": [B,C], ...}]
+
+RECIPE = "llm_gan_recipe"
+
+
+def to_conditioning(condition: Condition) -> Conditioning:
+    """One entry for the whole batch. The recipe goes along as plain data, and any node may copy it."""
+    extras = {"pooled_output": condition.pooled, "attention_mask": condition.mask, RECIPE: condition.recipe.to_dict()}
+    return [[condition.tokens, extras]]
+
+
+def from_conditioning(conditioning: Conditioning) -> Condition:
+    """All entries as one batch of prompts: what ConditioningCombine lists are several prompts.
+
+    CONDITIONING that does not come from an LLM Prompt Encoder has no recipe. Tokens beyond the mask, as
+    ConditioningConcat leaves them, count as real unless they are zero, as padding is.
+    Raises ValueError where the pooled vector is missing or the entries do not fit together.
+    """
+    return Condition.cat([_condition(tokens, extras) for tokens, extras in conditioning])
+
+
+def _condition(tokens: Tensor, extras: dict[str, Any]) -> Condition:
+    pooled = extras.get("pooled_output")
+    if pooled is None:
+        raise ValueError("This conditioning has no pooled_output, which a GAN reads first of all: encode the prompt with "
+                         "an LLM in the LLM Prompt Encoder.")
+    if len(pooled) != len(tokens):
+        raise ValueError(f"This conditioning holds the tokens of {len(tokens)} prompts and the pooled_output of "
+                         f"{len(pooled)}: encode the prompts together, in one LLM Prompt Encoder.")
+    tokens, pooled = (x.detach().to("cpu", torch.float32) for x in (tokens, pooled))
+    mask = tokens.abs().amax(2) > 0
+    if (given := extras.get("attention_mask")) is not None:
+        given = given.to("cpu").bool().reshape(len(given), -1)[:, : mask.shape[1]].expand(len(mask), -1)
+        mask = torch.cat([given, mask[:, given.shape[1] :]], 1)
+    recipe = extras.get(RECIPE)
+    return Condition(tokens, pooled, mask, None if recipe is None else Recipe.from_dict(recipe))

@@ -1,0 +1,254 @@
+"""The nodes of the GAN: Load, Generate, Score, Save."""
+
+from pathlib import Path
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..models.checkpoint import load_gan, save_gan
+from ..models.condition import Condition
+from ..models.gan import GAN as Network
+from ..models.gan import Latent, Scores
+from . import comfyui
+from .comfyui import Managed
+from .conditioning import from_conditioning
+from .schema import CATEGORY, GAN, LATENT, declare, precision_input, seed_input
+
+BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "icons-64.safetensors"
+
+_LINES = 64  # of a report, on the node
+
+
+def _files() -> dict[str, Path]:
+    return {f"{BUNDLED.stem} (bundled)": BUNDLED, **comfyui.model_files("gan", ".safetensors")}
+
+
+def _load(path: Path, precision: str) -> Managed:
+    device, waiting = comfyui.generator_devices()
+    return Managed(load_gan(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
+
+
+def _describe(gan: Network) -> str:
+    """The card in lines that anyone can read."""
+    card, recipe = gan.card, gan.recipe
+    lines = [
+        f"{card.name}: {gan.resolution} x {gan.resolution} pixels, {'with' if gan.discriminator else 'without'} discriminator",
+        f"reads prompts with {recipe.model}, layer {recipe.layer}, up to {recipe.max_tokens} tokens",
+        card.data and f"trained on {card.data}",
+        card.images_seen and f"images seen in training: {card.images_seen:,}",
+        card.licenses and f"licences: {', '.join(card.licenses)}",
+        *(f"{name}: {value:.4g}" for name, value in card.metrics.items()),
+        card.prompts and f"try: {', '.join(card.prompts)}",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+class LoadGAN(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_LoadGAN",
+            display_name="Load Conditional GAN",
+            category=CATEGORY,
+            description="Loads a generator and its discriminator, trained together to draw what a language model reads.",
+            search_aliases=["load gan", "stylegan", "generator", "discriminator"],
+            inputs=[
+                io.Combo.Input(
+                    "gan",
+                    options=list(_files()),
+                    tooltip="GANs in ComfyUI/models/gan, and the bundled one, which draws icons.",
+                ),
+                precision_input(),
+            ],
+            outputs=[
+                GAN.Output("loaded", display_name="GAN", tooltip="Generator and discriminator, with the recipe of their prompts."),
+                io.String.Output(
+                    "info", tooltip="What the file says of itself: size, language model, training data, licences, figures."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, gan, precision):
+        path = _files().get(gan)
+        return comfyui.stamp(path) if path is not None and path.is_file() else None
+
+    @classmethod
+    def execute(cls, gan, precision) -> io.NodeOutput:
+        path = _files()[gan]
+        key = ("GAN", path, path.is_file() and comfyui.stamp(path), precision)
+        loaded = comfyui.shared(key, lambda: _load(path, precision))
+        return io.NodeOutput(loaded, _describe(loaded.network))
+
+
+class Generate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_Generator",
+            display_name="Conditional GAN Generator",
+            category=CATEGORY,
+            description="Draws pictures of the prompt, each in one forward pass. Several prompts are drawn one after the other, "
+            "each batch_size times and all from the same seeds, so that the pictures differ by their prompt alone.",
+            search_aliases=["generate", "sampler", "gan", "text to image"],
+            inputs=[
+                GAN.Input("gan", tooltip="From Load Conditional GAN."),
+                io.Conditioning.Input("conditioning", tooltip="The prompt, or several, from the LLM Prompt Encoder."),
+                seed_input("The same seed gives the same pictures; picture n of a seed does not depend on the batch size."),
+                io.Int.Input("batch_size", default=4, min=1, max=4096, tooltip="Pictures for each prompt."),
+                io.Float.Input(
+                    "truncation",
+                    default=1.0,
+                    min=0.0,
+                    max=1.5,
+                    step=0.05,
+                    tooltip="Truncation psi: below 1 the pictures come closer to the typical one, safer and more alike; at 0 all "
+                    "are the same. Above 1 they grow wilder.",
+                ),
+                LATENT.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="Draw from these z again, with this prompt: seed and batch_size are then not used.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="IMAGE", tooltip="The pictures, prompt by prompt."),
+                LATENT.Output(
+                    "drawn", display_name="latent", tooltip="The z and the style vectors that each picture was drawn from."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, gan, conditioning, seed, batch_size, truncation, latent=None) -> io.NodeOutput:
+        condition = from_conditioning(conditioning)
+        gan.network.check(condition)
+        z = gan.network.sample_z(seed, batch_size) if latent is None else _distinct(latent["z"])
+        images, drawn = _draw(gan, condition.repeat(len(z)), z.repeat(len(condition), 1), truncation)
+        return io.NodeOutput(comfyui.image(images), drawn._asdict())
+
+
+def _distinct(z: Tensor) -> Tensor:
+    """The rows of z [N,z_dim] without repetitions, in their order: pictures of several prompts share their z."""
+    first = {tuple(row): i for i, row in reversed(list(enumerate(z.tolist())))}
+    return z[sorted(first.values())]
+
+
+def _draw(gan: Managed, condition: Condition, z: Tensor, truncation: float) -> tuple[Tensor, Latent]:
+    config, network = gan.network.generator.config, gan.network
+    # The widest feature map, some ten of which are alive at once, and the picture itself.
+    widest = max(channels * (4 << i) ** 2 for i, channels in enumerate(config.channels))
+    return gan.run(
+        lambda size, progress: network.generate(condition, z, truncation, size, progress),
+        len(z),
+        40 * widest + 48 * network.resolution**2,
+    )
+
+
+class DiscriminatorScore(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_DiscriminatorScore",
+            display_name="Discriminator Score",
+            category=CATEGORY,
+            description="The discriminator that the generator learnt from judges pictures: are they real, do they match the "
+            "prompt? Draw many, keep the best. Scores are logits, and compare pictures under one GAN, not across GANs.",
+            search_aliases=["rank images", "best of", "score", "critic", "discriminator"],
+            inputs=[
+                GAN.Input("gan", tooltip="From Load Conditional GAN; it must have been saved with its discriminator."),
+                io.Image.Input("images", tooltip="Pictures of any size and origin. They are scaled to the GAN's resolution."),
+                io.Int.Input("keep", default=8, min=1, max=4096, tooltip="How many of the best to give out."),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="One prompt for all pictures, one for each, or the prompts that the generator drew from, in its "
+                    "order. Without it the pictures are judged on realism alone.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("ranked", tooltip="All pictures, the best first."),
+                io.Image.Output("best", tooltip="The best `keep` of them."),
+                io.Float.Output(
+                    "scores", is_output_list=True, tooltip="The total of each ranked picture: realism plus alignment."
+                ),
+                io.String.Output("report", tooltip="Realism, alignment and total of every picture, as text."),
+            ],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, gan, images, keep, conditioning=None) -> io.NodeOutput:
+        condition = None if conditioning is None else _for_images(from_conditioning(conditioning), len(images))
+        scores = _judge(gan, images[..., :3], condition)
+        order = scores.best(len(images))
+        ranked, report = images[order], _report(scores, order)
+        shown = "\n".join(report[:_LINES] + [f"... and {len(report) - _LINES} more"] * (len(report) > _LINES))
+        comfyui.show_text(cls, shown)
+        return io.NodeOutput(ranked, ranked[:keep], scores.total[order].tolist(), "\n".join(report), ui={"text": [shown]})
+
+
+def _for_images(condition: Condition, count: int) -> Condition:
+    """The condition of each image, in the order in which the generator draws several prompts."""
+    if len(condition) == 1 or count % len(condition):
+        return condition
+    return condition.repeat(count // len(condition))
+
+
+def _judge(gan: Managed, images: Tensor, condition: Condition | None) -> Scores:
+    return gan.run(
+        lambda size, progress: gan.network.score(images, condition, size, progress),
+        len(images),
+        # The features at half the resolution, 144 channels wide, and the picture as it came.
+        400 * gan.network.resolution**2 + 24 * images[0].numel(),
+    )
+
+
+def _report(scores: Scores, order: Tensor) -> list[str]:
+    columns = zip(order.tolist(), scores.total[order].tolist(), scores.realism[order].tolist(), scores.alignment[order].tolist())
+    return [
+        f"{rank}. picture {i + 1}: total {total:.2f} = realism {realism:.2f} + alignment {alignment:.2f}"
+        for rank, (i, total, realism, alignment) in enumerate(columns, 1)
+    ]
+
+
+class SaveGAN(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_SaveGAN",
+            display_name="Save GAN",
+            category=CATEGORY,
+            description="Saves a GAN to ComfyUI/models/gan as one .safetensors file that others can load. Nothing is overwritten.",
+            search_aliases=["save gan", "export"],
+            inputs=[
+                GAN.Input("gan", tooltip="The GAN to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="llm-gan",
+                    tooltip="Start of the file's name, which a number follows; with a / it names a folder in models/gan.",
+                ),
+                io.Boolean.Input(
+                    "include_discriminator",
+                    default=True,
+                    tooltip="Off makes a smaller file that draws, but neither scores pictures nor can be trained further.",
+                ),
+                io.Image.Input("preview", optional=True, tooltip="A picture to keep in the file; the first one is taken."),
+            ],
+            outputs=[io.String.Output("path", tooltip="Where the file is.")],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, gan, filename_prefix, include_discriminator, preview=None) -> io.NodeOutput:
+        path = comfyui.new_model_file("gan", filename_prefix.strip() or "llm-gan", ".safetensors")
+        picture = None if preview is None else comfyui.thumbnail(preview)
+        save_gan(gan.network, path, preview=picture, include_discriminator=include_discriminator)
+        comfyui.show_text(cls, f"saved {path}")
+        return io.NodeOutput(str(path), ui={"text": [str(path)]})

@@ -1,0 +1,35 @@
+"""What nodes are declared with: this pack's sockets, and fields that not every version of ComfyUI has."""
+
+import inspect
+from typing import Any, Callable
+
+from comfy_api.latest import io
+
+CATEGORY = "LLM-GAN"
+
+LLM = io.Custom("LLMGAN_LLM")
+GAN = io.Custom("LLMGAN_GAN")
+LATENT = io.Custom("LLMGAN_LATENT")
+
+# Since 0.10 and 0.11; an unknown field is a TypeError in every version.
+_LATER = {"advanced", "search_aliases"}
+
+
+def declare(kind: Callable[..., Any], *args: Any, **fields: Any) -> Any:
+    """`kind(*args, **fields)`, a schema or an input, without the fields that this version of ComfyUI does not know yet."""
+    known = inspect.signature(kind).parameters
+    return kind(*args, **{name: value for name, value in fields.items() if name in known or name not in _LATER})
+
+
+def seed_input(tooltip: str) -> io.Int.Input:
+    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
+
+
+def precision_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "precision",
+        options=["auto", "fp32", "bf16", "fp16"],
+        default="auto",
+        tooltip="Number format of the weights. auto asks ComfyUI what this device computes well in, so --force-fp32 and "
+        "--force-fp16 hold; on a CPU it is fp32. In fp32 a seed gives the same picture on every machine.",
+    )

