@@ -42,11 +42,19 @@ BOUNDS = {
 RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 
 
-def save_gan(gan: GAN, path: Path, dtype: torch.dtype = torch.float16, preview: bytes | None = None) -> Path:
+def save_gan(
+    gan: GAN,
+    path: Path,
+    dtype: torch.dtype = torch.float16,
+    preview: bytes | None = None,
+    include_discriminator: bool = True,
+) -> Path:
     """Write `gan` to `path`, weights as `dtype`; `preview` is a PNG. Complete or not at all: an old file stays until then."""
+    judged = include_discriminator and gan.discriminator is not None
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if name.startswith(FULL_PRECISION) else dtype).contiguous()
         for name, tensor in gan.state_dict().items()
+        if judged or not name.startswith("discriminator.")
     }
     metadata = {
         "llm_gan": str(FORMAT_VERSION),
@@ -54,7 +62,7 @@ def save_gan(gan: GAN, path: Path, dtype: torch.dtype = torch.float16, preview: 
         "recipe": json.dumps(gan.recipe.to_dict()),
         "card": json.dumps(asdict(gan.card), ensure_ascii=False),
     }
-    if gan.discriminator is not None:
+    if judged:
         metadata["discriminator"] = json.dumps(asdict(gan.discriminator.config))
     if preview is not None:
         metadata["preview"] = base64.b64encode(preview).decode()
@@ -119,6 +127,13 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
     gan.load_state_dict(tensors, assign=True)
     return gan.requires_grad_(False).eval()
+
+
+def load_card(path: Path) -> tuple[Card, Recipe, int]:
+    """What a checkpoint says of itself, its recipe and its resolution in pixels, without reading a tensor."""
+    metadata = read_metadata(path)
+    recipe = Recipe.from_dict(_object(metadata.get("recipe"), "recipe", path))
+    return _card(metadata, path), recipe, _config(GeneratorConfig, metadata.get("generator"), path).resolution
 
 
 def preview(metadata: dict[str, str]) -> bytes | None:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         options.command(options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, subprocess.CalledProcessError) as error:
         print(f"llm-gan: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -64,17 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a GAN on a folder of captioned pictures.")
     train.add_argument("data", type=Path, metavar="DIR")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
-    train.add_argument("--run", type=Path, metavar="DIR", help="log, samples and state to resume from (FILE without suffix)")
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples and state to resume from (FILE without suffix)")
     train.add_argument("--resolution", type=int, default=64, help="pixels, a power of two from 16 to 512 (64)")
     train.add_argument("--images", type=int, default=300_000, help="pictures to show in all (300000)")
     train.add_argument("--batch-size", type=int, default=16, help="of each process (16)")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--resume", action="store_true", help="go on with the run in --run")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
     train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
 
     icons = command("icons", _icons, "Build the icon data set that the bundled model was trained on.")
-    icons.add_argument("arguments", nargs=argparse.REMAINDER, help="see `llm-gan icons --help`")
-    icons.add_argument("--help-icons", action="store_true", help=argparse.SUPPRESS)
+    icons.add_argument("--packages", type=Path, required=True, metavar="DIR", help="tarballs made by `npm pack`")
+    icons.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder for the data set")
+    icons.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (128)")
+    icons.add_argument("--cc-by", action="store_true", help="use the CC-BY-4.0 sets too, which ask for attribution")
+    icons.add_argument("--fetch", action="store_true", help="fetch missing packages with npm (uses the network)")
     return parser
 
 
@@ -177,7 +181,7 @@ def _models(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from .training.run import train_folder
 
-    run = options.run or options.out.with_suffix("")
+    run = options.run_dir or options.out.with_suffix("")
     with _bar("pictures") as bar:
         train_folder(
             options.data, options.out, run, resolution=options.resolution, images=options.images,
@@ -187,9 +191,12 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _icons(options: argparse.Namespace) -> None:
-    from .data import icons
+    from .data.icons import build
 
-    icons.main(options.arguments)
+    sets = ("mit", "apache", "cc-by") if options.cc_by else ("mit", "apache")
+    with _bar("drawings") as bar:
+        summary = build(options.packages, options.out, size=options.size, sets=sets, fetch=options.fetch, progress=bar)
+    print(f"{summary['drawings']} drawings of {summary['concepts']} concepts in {options.out}{os.sep}")
 
 
 def contact_sheet(images, columns: int):

@@ -30,7 +30,8 @@ class ConditionNorm(nn.Module):
         self.register_buffer("token_mean", torch.zeros(token_dim))
         self.register_buffer("token_std", torch.ones(token_dim))
         self.register_buffer("pooled_mean", torch.zeros(token_dim))
-        self.register_buffer("whitening", torch.eye(token_dim, pooled_dim))
+        # Not torch.eye: on the meta device, where checkpoints build it, that imports the compiler, which takes seconds.
+        self.register_buffer("whitening", torch.zeros(token_dim, pooled_dim).fill_diagonal_(1))
 
     @torch.no_grad()
     def fit(self, condition: Condition) -> None:

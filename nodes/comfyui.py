@@ -24,8 +24,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 _PART_CPU, _PART_GPU = 16, 128
 
 
-class _Holder(nn.Module):
-    """What ComfyUI moves about. It sets attributes such as `device` on it, which networks have as properties of their own."""
+class LLMGAN(nn.Module):
+    """What ComfyUI moves about, and names in its log. It sets attributes on it that networks have as properties (`device`)."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -40,7 +40,7 @@ class Managed:
 
     def __init__(self, network: nn.Module, load_device: torch.device, offload_device: torch.device):
         self.network = network
-        self.patcher = ModelPatcher(_Holder(network), load_device=load_device, offload_device=offload_device)
+        self.patcher = ModelPatcher(LLMGAN(network), load_device=load_device, offload_device=offload_device)
 
     def run(self, work: Callable[[int, Progress], T], count: int, bytes_each: int) -> T:
         """`work(batch_size, progress)` with the network on its device, for `count` rows of about `bytes_each` of memory.

@@ -4,12 +4,11 @@ The drawings come from npm packages of openly licensed emoji artwork, the names 
 default only MIT and Apache-2.0 artwork is used; the CC-BY-4.0 sets are an option, for they ask for attribution. The
 tarballs are those that `npm pack NAME@VERSION` writes; they are read in place and nothing is unpacked from them.
 
-    python -m llm_gan.models.data.icons --packages DIR --out DIR
+    llm-gan icons --packages DIR --out DIR
 
 `out` receives `images/<style>/<slug>.png`, `metadata.jsonl` (one line a drawing), `LICENSES.txt` and `summary.json`.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -63,8 +62,9 @@ STYLES = (
     Style("3d", "@lobehub/fluent-emoji-3d", "1.1.0", "mit", "MIT",
           "Copyright (c) Microsoft Corporation (artwork). Copyright (c) LobeHub (package).",
           FLUENT_URL, "{caption}, 3d style", "{caption}，3D风格"),
-    Style("twemoji", "@iconify-json/twemoji", "1.2.5", "cc-by", "CC-BY-4.0", "Copyright Twitter, Inc. and contributors.",
-          "https://github.com/twitter/twemoji", "{caption}, twemoji style", "{caption}，推特风格"),
+    Style("twemoji", "@iconify-json/twemoji", "1.2.5", "cc-by", "CC-BY-4.0",
+          "Copyright Twitter, Inc. and contributors.", "https://github.com/twitter/twemoji",
+          "{caption}, twemoji style", "{caption}，推特风格"),
     Style("emojione", "@iconify-json/emojione", "1.2.3", "cc-by", "CC-BY-4.0", "Copyright Ranks.com Inc. (EmojiOne 2).",
           "https://github.com/EmojiTwo/emojitwo", "{caption}, emojione style", "{caption}，emojione风格"),
     Style("fxemoji", "@iconify-json/fxemoji", "1.2.2", "cc-by", "CC-BY-4.0", "Copyright Mozilla Foundation.",
@@ -116,7 +116,8 @@ def locate_packages(folder: Path, sources: Iterable[str], fetch: bool = False) -
         if not shutil.which("npm"):
             raise FileNotFoundError("Fetching packages needs npm, which was not found: install Node.js.")
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run([shutil.which("npm"), "pack", *missing], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([shutil.which("npm"), "pack", "--loglevel=error", *missing], cwd=folder, check=True,
+                       stdout=subprocess.DEVNULL)
         missing = [source for source in missing if not paths[source].is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {len(missing)} package(s): run there `npm pack {' '.join(missing)}` "
@@ -171,7 +172,7 @@ def slugify(name: str) -> str:
 
 
 def is_gender_duplicate(entry: dict, labels: set[str]) -> bool:
-    """Whether the same thing exists without a gender: "woman farmer" beside "farmer", "man: bald" beside "person: bald"."""
+    """Whether the thing exists without a gender too: "woman farmer" and "farmer", "man: bald" and "person: bald"."""
     label = entry["label"]
     neutral = re.sub(r"\b(man|woman)\b", "person", label)
     return "gender" in entry or (
@@ -205,7 +206,8 @@ def captions_of(entries: list[dict], keywords: int) -> dict[str, list[str]]:
     shared, taken = Counter(tag for concept in tags.values() for tag in concept), set(names.values())
     captions = {}
     for code, name in names.items():
-        good = [tag for tag in tags[code] - {name} if shared[tag] <= VAGUE and (tag not in taken or name.startswith(tag))]
+        good = [tag for tag in tags[code] - {name}
+                if shared[tag] <= VAGUE and (tag not in taken or name.startswith(tag))]
         good.sort(key=lambda tag: (tag not in name, shared[tag], tag))
         captions[code] = [name, *good[:keywords]]
     return captions
@@ -274,7 +276,8 @@ def load_drawings(path: Path, concepts: list[Concept], icon_names: dict[str, str
     icon_names = icon_names | {normalise_code(code): name for code, name in dict(own_names).items()}
     drawings = {}
     for concept in concepts:
-        names = filter(None, (icon_names.get(concept.code), concept.slug))
+        joined = concept.slug.replace("-", "")  # as fxemoji writes it
+        names = filter(None, (icon_names.get(concept.code), concept.slug, joined))
         found = next(filter(None, (icon_drawing(icons, name) for name in names)), None)
         if found:
             drawings[concept.code] = found
@@ -465,33 +468,3 @@ def write_records(folder: Path, kept: list[tuple[Concept, list[Style]]]) -> dict
         "styles": {name: dict(counter) for name, counter in per_style.items()},
         "captions": {language: len(strings) for language, strings in captions.items()},
     }
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line: `--packages DIR --out DIR [--size N] [--cc-by] [--fetch] [--workers N]`."""
-    parser = argparse.ArgumentParser(prog="llm_gan.models.data.icons", description=__doc__.splitlines()[0])
-    parser.add_argument("--packages", type=Path, required=True, help="folder of tarballs made by `npm pack`")
-    parser.add_argument("--out", type=Path, required=True, help="new or empty folder for the data set")
-    parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default: 128)")
-    parser.add_argument("--cc-by", action="store_true", help="use the CC-BY-4.0 sets too, which ask for attribution")
-    parser.add_argument("--fetch", action="store_true", help="fetch missing packages with npm (uses the network)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that render (default: every core)")
-    arguments = parser.parse_args(argv)
-
-    def progress(done: int, total: int) -> None:
-        if done % 100 == 0 or done == total:
-            print(f"\r{done}/{total} drawings", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    sets = ("mit", "apache", "cc-by") if arguments.cc_by else ("mit", "apache")
-    try:
-        summary = build(arguments.packages, arguments.out, size=arguments.size, sets=sets, fetch=arguments.fetch,
-                        workers=arguments.workers, progress=progress)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary, indent=2))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

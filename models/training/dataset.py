@@ -71,9 +71,13 @@ def build_dataset(
     model: LanguageModel,
     norm: ConditionNorm,
     cache: Path,
+    fit: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Read the training examples, encode every caption once (kept in `cache`), and fit `norm` to them.
+
+    `fit` is False where `norm` comes from a run that goes on: whitening is unique up to a rotation only, and the networks
+    have learnt that one.
 
     Held-out examples (split other than "train") are left out here, so that nothing downstream can see them.
     """
@@ -83,7 +87,8 @@ def build_dataset(
     texts = sorted({text for example in examples for text in (*example.captions, *example.styled)})
     index = {text: i for i, text in enumerate(texts)}
     condition = _conditions(texts, model, cache, progress)
-    norm.fit(condition)
+    if fit:
+        norm.fit(condition)
     tokens, pooled = norm(condition.tokens, condition.pooled)
     plain = [torch.tensor([index[text] for text in example.captions]) for example in examples]
     styled = [torch.tensor([index[text] for text in example.styled], dtype=torch.long) for example in examples]

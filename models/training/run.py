@@ -17,7 +17,7 @@ from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from .dataset import build_dataset
-from .trainer import TrainingConfig, contact_sheet, probe, train
+from .trainer import TrainingConfig, check_run, contact_sheet, probe, read_state, train, under
 
 PREVIEW = (4, 4)  # captions down, latents across
 
@@ -42,11 +42,7 @@ def train_folder(
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
-    state = run / "state.safetensors"
-    if resume and not state.exists():
-        raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
-    if state.exists() and not resume:
-        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
+    check_run(run, resume)
     GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
     examples = read_folder(data)
     features = EfficientNetLite.pretrained()
@@ -63,12 +59,14 @@ def train_folder(
     generator = GeneratorConfig.at(resolution, token_dim=model.width)
     gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
     gan.discriminator.projected.features = features
+    if resume:
+        gan.condition_norm.load_state_dict(under("condition_norm.", read_state(run)))
 
     first = not dist.is_initialized() or dist.get_rank() == 0
     if not first:
         dist.barrier()  # the first process encodes the captions, the others find them in the cache
     dataset = build_dataset(
-        examples, resolution, generator.z_dim, model, gan.condition_norm, run / "cache", progress if first else None
+        examples, resolution, generator.z_dim, model, gan.condition_norm, run / "cache", not resume, progress if first else None
     )
     if first and dist.is_initialized():
         dist.barrier()

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -256,20 +255,17 @@ class Trainer:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`: training goes on as if it had not stopped."""
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.generator.load_state_dict(under("generator."))
-        self.discriminator.load_state_dict(under("discriminator."))
-        self.gan.condition_norm.load_state_dict(under("condition_norm."))
-        self.ema = under("ema.")
+        self.generator.load_state_dict(under("generator.", tensors))
+        self.discriminator.load_state_dict(under("discriminator.", tensors))
+        self.gan.condition_norm.load_state_dict(under("condition_norm.", tensors))
+        self.ema = under("ema.", tensors)
         for name, optimizer in self.optimizers.items():
             state: dict[int, dict[str, Tensor]] = {}
-            for key, value in under(f"optimizer.{name}.").items():
+            for key, value in under(f"optimizer.{name}.", tensors).items():
                 index, _, field = key.partition(".")
                 state.setdefault(int(index), {})[field] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        counts = {k: v.item() for k, v in under("count.").items()}
+        counts = {k: v.item() for k, v in under("count.", tensors).items()}
         self.step_number, self.images_seen = int(counts.pop("step")), int(counts.pop("images"))
         for name, value in counts.items():
             self.norms[name.removeprefix("norm.")].value = value
@@ -289,16 +285,11 @@ def train(
     `run` receives `log.csv`, `samples-*.png` (one z a column, one caption a row), `state.safetensors` to resume from and
     `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there.
     """
+    check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(gan, dataset, config)
-    state = run / "state.safetensors"
     if resume:
-        if not state.exists():
-            raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
-        with safe_open(state, "pt") as file:
-            trainer.load({key: file.get_tensor(key) for key in file.keys()})
-    elif state.exists():
-        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
+        trainer.load(read_state(run))
     if trainer.rank == 0:
         (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     saved = time.monotonic()
@@ -322,6 +313,25 @@ def train(
         if trainer.rank == 0:
             _save(trainer, run)
     return trainer.export()
+
+
+def check_run(run: Path, resume: bool) -> None:
+    """FileNotFoundError where there is nothing to resume, FileExistsError where a new run would overwrite another."""
+    exists = (run / "state.safetensors").exists()
+    if resume and not exists:
+        raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
+    if exists and not resume:
+        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
+
+
+def read_state(run: Path) -> dict[str, Tensor]:
+    """The tensors that `Trainer.load` takes, as the run last saved them."""
+    return load_file(run / "state.safetensors")
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
