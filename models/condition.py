@@ -15,6 +15,8 @@ from torch import Tensor
 DEFAULT_TEMPLATE = 'This picture of "{prompt}" means in one word: "'
 DEFAULT_MAX_TOKENS = 32
 
+_USE_RECIPE = "connect the GAN to the LLM Prompt Encoder so that it uses the GAN's recipe"
+
 _TYPES = {"model": str, "fingerprint": str, "width": int, "template": str, "layer": int, "pooling": str,
           "max_tokens": int, "bos": bool, "dtype": str}
 _BOUNDS = {"width": (1, 65_536), "layer": (1, 1_024), "max_tokens": (1, 4_096)}
@@ -36,7 +38,7 @@ class Recipe:
     layer: number of decoder layers read, counted from the embeddings (14 of 18 for Gemma 3 270M).
     pooling: "last", the state at the template's last token.
     max_tokens: the prompt is cut after so many of its own tokens; the template is never cut.
-    bos: whether a beginning-of-sequence token stands in front. Its state, an attention sink, is never part of a condition.
+    bos: whether a beginning-of-sequence token stands in front; its state, an attention sink, is part of no condition.
     dtype: the precision the states were computed in; recorded, not compared.
     """
 
@@ -82,18 +84,18 @@ class Recipe:
         return cls(**values)
 
     def difference(self, other: Recipe) -> str | None:
-        """None where conditions of `other` serve a GAN that reads `self`, else one sentence: what differs, what to do."""
+        """None where conditions of `other` serve a GAN that reads `self`, else a sentence: what differs, what to do."""
         if self.fingerprint != other.fingerprint or self.width != other.width:
             mine, theirs = self.model, other.model
             if mine == theirs:
                 mine, theirs = f"{mine} ({self.fingerprint})", f"another {theirs} ({other.fingerprint})"
-            return (f"This GAN reads conditions of {mine}, layer {self.layer}; the prompt was encoded by {theirs}: load "
-                    f"{mine} in Load LLM, or connect the GAN to the LLM Prompt Encoder so that it uses the GAN's recipe.")
+            return (f"This GAN reads conditions of {mine}, layer {self.layer}; the prompt was encoded by {theirs}: "
+                    f"load {mine} in Load LLM, or {_USE_RECIPE}.")
         for name in ("layer", "template", "max_tokens", "pooling", "bos"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return (f"This GAN reads conditions of {self.model} with {name} {mine!r}; the prompt was encoded with "
-                        f"{name} {theirs!r}: connect the GAN to the LLM Prompt Encoder so that it uses the GAN's recipe.")
+                        f"{name} {theirs!r}: {_USE_RECIPE}.")
         return None
 
 
@@ -130,7 +132,7 @@ class Condition:
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Conditions of one recipe joined to one batch, the shorter ones padded. Raises ValueError if they do not fit."""
+        """Conditions of one recipe as one batch, the shorter ones padded. Raises ValueError if they do not fit."""
         if not conditions:
             raise ValueError("There is no condition to join.")
         first = conditions[0]

@@ -88,6 +88,10 @@ class MappingNetwork(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(z_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim)
         )
+        # torch's own initialisation would make MLP(z) a tenth of t, and a generator soon learns to do without what whispers.
+        for layer, gain in zip(self.layers[::2], (SQRT2, SQRT2, 1)):
+            nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
         self.register_buffer("mean", torch.zeros(w_dim))
 
     def forward(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:

@@ -67,15 +67,15 @@ def resolve(source: str | Path, convert_to: Path | None = None) -> Path:
         models = find_language_models([convert_to])
         if str(source) not in models:
             known = ", ".join(models) or "none is installed"
-            raise FileNotFoundError(f"There is no language model {str(source)!r}: give a folder, a .gguf file, or one of "
-                                    f"the names at hand ({known}).")
+            raise FileNotFoundError(f"There is no language model {str(source)!r}: give a folder, a .gguf file, or one "
+                                    f"of the names at hand ({known}).")
         place = models[str(source)]
     for name, (module, distribution) in _PACKAGES.items():
         if place == _package(module):
             return _converted(place, convert_to, name, f"{distribution} {importlib.metadata.version(distribution)}")
     if place.is_file():
         if place.suffix.lower() != ".gguf":
-            raise ValueError(f"{place} is neither a model folder nor a .gguf file: give the folder that holds its config.json.")
+            raise ValueError(f"{place} is neither a model folder nor a .gguf file: give the folder of its config.json.")
         return _converted(place, convert_to, place.stem, source_digest(place))
     return place
 

@@ -1,7 +1,7 @@
 """Expansion: the language model writes what a picture of the prompt shows, before the prompt is read.
 
-`writing_prompt` and `accept` are plain text in, plain text out, and serve any text generator; `generate` is the sampling
-loop for models loaded here.
+`writing_prompt` and `accept` are plain text in, plain text out, and serve any text generator; `generate` is the
+sampling loop for models loaded here.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _NGRAM = 3
 
 # Words that name no thing in the picture: grammar, and the manner of drawing.
 _EMPTY_WORDS = frozenset("""
-    a an the this that these those his her its their my your one two three four five some any no and or but of in on at by
-    with without to from for as is are be was were being over under near beside behind above below between into onto out up
-    down very more most picture image photo photograph drawing painting illustration icon sketch style emoji render view
-    background closeup""".split())
+    a an the this that these those his her its their my your one two three four five some any no and or but of in on at
+    by with without to from for as is are be was were being over under near beside behind above below between into onto
+    out up down very more most picture image photo photograph drawing painting illustration icon sketch style emoji
+    render view background closeup""".split())
 _EMPTY_CJK = frozenset("的一个只张幅有含包和与及跟在了是着上下里中图像图片画照这那很")
-_JOINTS = re.compile(r"[,;:.!?/|()\[\]\"]|\b(?:and|or|with|without|on|in|at|by|of|near|under|over|beside|behind|above|below"
-                     r"|between|into|onto|from|for|wearing|holding|riding|sitting|standing)\b", re.IGNORECASE)
+_JOINTS = re.compile(r"[,;:.!?/|()\[\]\"]|\b(?:and|or|with|without|on|in|at|by|of|near|under|over|beside|behind|above"
+                     r"|below|between|into|onto|from|for|wearing|holding|riding|sitting|standing)\b", re.IGNORECASE)
 
 
 def writing_prompt(prompt: str, instruction: str | None = None, chat: Callable[[str], str] | None = None) -> str:
@@ -68,9 +68,10 @@ def writing_prompt(prompt: str, instruction: str | None = None, chat: Callable[[
 def accept(prompt: str, raw: str) -> str:
     """prompt + ". " + the first sentence of `raw`, or the prompt alone where `raw` is of no use.
 
-    Of no use is what is empty, says again what the prompt or an example says, or lost the prompt's nouns. Taken for nouns
-    are the last words of phrases ("a red *apple* on a *table*"; not of a manner such as "flat style"), and in Chinese all
-    characters but grammar: at least two of them, and half, must return. Text within <think> and </think> is dropped.
+    Of no use is what is empty, says again what the prompt or an example says, or lost the prompt's nouns. Taken for
+    nouns are the last words of phrases ("a red *apple* on a *table*"; not of a manner such as "flat style"), and in
+    Chinese all characters but grammar: at least two of them, and half, must return. Text within <think> and </think>
+    is dropped.
     """
     prompt = " ".join(prompt.split())
     sentence = first_sentence(raw)
@@ -84,8 +85,8 @@ def accept(prompt: str, raw: str) -> str:
 def first_sentence(raw: str) -> str:
     """The first sentence of a model's answer: no thoughts, no label before it, no quotes around it."""
     lines = _THINKING.sub("", raw).strip().splitlines()
-    line = re.sub(r"^(?:[*#\-\s]+|(?:answer|description|picture|image|sentence)\s*:\s*)+", "", lines[0] if lines else "",
-                  flags=re.IGNORECASE)
+    label = r"^(?:[*#\-\s]+|(?:answer|description|picture|image|sentence)\s*:\s*)+"
+    line = re.sub(label, "", lines[0] if lines else "", flags=re.IGNORECASE)
     return _END.split(line.strip(" \"'“”*`"), maxsplit=1)[0].strip(" \"'“”*`,;:、，")
 
 
@@ -103,7 +104,8 @@ def _keeps_nouns(prompt: str, sentence: str) -> bool:
         nouns, kept = sorted(characters), len(characters & set(sentence))
     else:
         phrases = [re.findall(r"[^\W_]+", phrase) for phrase in _JOINTS.split(prompt.lower())]
-        things = [[word for word in phrase if word not in _EMPTY_WORDS] for phrase in phrases if phrase[-1:] != ["style"]]
+        things = [[word for word in phrase if word not in _EMPTY_WORDS]
+                  for phrase in phrases if phrase[-1:] != ["style"]]
         nouns = [words[-1] for words in things if words]
         # Compared without the last letters of long words, so that cats, cat's and cat agree.
         words = re.findall(r"[^\W_]+", sentence.lower())
@@ -116,8 +118,8 @@ def generate(model: nn.Module, tokenizer: Any, ids: list[int], *, seed: int = 0,
              max_tokens: int = 48, on_token: Callable[[str], None] | None = None) -> str:
     """Continues the token ids with a causal language model of transformers, until a newline, the end, or max_tokens.
 
-    No three tokens are written twice. temperature 0 takes the likeliest token, otherwise a generator of its own is seeded.
-    on_token(text so far) may raise to cancel. Returns the text without the end.
+    No three tokens are written twice. temperature 0 takes the likeliest token, otherwise a generator of its own is
+    seeded. on_token(text so far) may raise to cancel. Returns the text without the end.
     """
     from transformers import DynamicCache
 

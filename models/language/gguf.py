@@ -35,6 +35,7 @@ _MAX_LAYERS, _MAX_WIDTH, _MAX_VOCABULARY, _MAX_TENSORS = 512, 65_536, 2**21, 16_
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_USE_FOLDER = "use the model's Hugging Face folder instead"
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6  # token types
 
 
@@ -62,7 +63,8 @@ def convert_gguf(source: Path, folder: Path, *, name: str | None = None, origin:
             config, tensors = _plan(header, data)
             tokenizer, tokenizer_config = _tokenizer(header.metadata, config)
         except (struct.error, IndexError, UnicodeDecodeError) as error:
-            raise ValueError(f"{source.name} is not a GGUF file, or was cut short or damaged: fetch it again.") from error
+            raise ValueError(f"{source.name} is not a GGUF file, or was cut short or is damaged: fetch it "
+                             "again.") from error
         except ValueError as error:
             raise ValueError(f"{source.name} cannot be used: {error}") from error
         partial.mkdir()
@@ -104,7 +106,7 @@ def _publish(partial: Path, folder: Path) -> None:
     """Renames `partial` to `folder`, replacing an older conversion, and giving way to an equal one made meanwhile."""
     if folder.exists() and conversion_record(folder) != conversion_record(partial):
         if conversion_record(folder) is None:
-            raise ValueError(f"{folder} exists and was not made by a conversion: move it away, or choose another folder.")
+            raise ValueError(f"{folder} exists and was not made by a conversion: move it away, or choose another place.")
         old = partial.with_name(partial.name + ".old")
         with contextlib.suppress(FileNotFoundError):  # another process moved it first
             os.rename(folder, old)
@@ -220,7 +222,8 @@ def _read_header(data: mmap.mmap) -> _Header:
         try:
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (ValueError, KeyError):
-            raise ValueError(f"its tensor {name[:80]} has the unknown number format {kind}: update the gguf package.") from None
+            raise ValueError(f"its tensor {name[:80]} has the unknown number format {kind}: update the gguf "
+                             "package.") from None
         if not shape or min(shape) < 1 or shape[-1] % block:
             raise ValueError(f"its tensor {name[:80]} has the impossible shape {shape}.")
         tensors[name] = _Tensor(shape, kind, start + offset, math.prod(shape) // block * size)
@@ -250,7 +253,7 @@ def _plan(header: _Header, data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _
         config, names, norms = _llama_config(header, data), _LLAMA_NAMES, 0.0
     else:
         raise ValueError(f"its architecture is {architecture!r:.60}, and of GGUF files gemma3 and llama are supported: "
-                         "use the model's Hugging Face folder instead.")
+                         f"{_USE_FOLDER}.")
     width, inner = config["hidden_size"], config["intermediate_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
@@ -276,13 +279,14 @@ def _plan(header: _Header, data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _
             rows = None
             if architecture == "llama" and old in ("attn_q", "attn_k"):
                 rows = _rotary_rows(shapes[old][0], config["head_dim"])
-            weights[f"model.layers.{layer}.{new}.weight"] = take(f"blk.{layer}.{old}.weight", shapes.get(old, (width,)), rows)
+            shape = shapes.get(old, (width,))
+            weights[f"model.layers.{layer}.{new}.weight"] = take(f"blk.{layer}.{old}.weight", shape, rows)
     weights["model.norm.weight"] = take("output_norm.weight", (width,))
     config["tie_word_embeddings"] = "output.weight" not in left
     if not config["tie_word_embeddings"]:
         weights["lm_head.weight"] = take("output.weight", vocabulary)
     if left:
-        raise ValueError(f"it holds tensors that a {architecture} model of this kind has not, such as {min(left)[:80]}.")
+        raise ValueError(f"it holds tensors that a {architecture} model of this kind lacks, such as {min(left)[:80]}.")
     return config, weights
 
 
@@ -360,15 +364,14 @@ def _llama_config(header: _Header, data: mmap.mmap) -> dict[str, Any]:
     if header.number("llama.rope.dimension_count", 0, 4_096, config["head_dim"]) != config["head_dim"]:
         raise ValueError("it rotates only a part of each head, which is not supported.")
     if header.metadata.get("llama.rope.scaling.type", "none") != "none":
-        raise ValueError("it scales its rotary positions, which is not supported from GGUF: use the model's Hugging Face "
-                         "folder instead.")
+        raise ValueError(f"it scales its rotary positions, which is not supported from GGUF: {_USE_FOLDER}.")
     if (factors := header.tensors.get("rope_freqs.weight")) is not None:
         config["rope_scaling"] = _llama3_scaling(factors, data, config)
     return config
 
 
 def _llama3_scaling(factors: _Tensor, data: mmap.mmap, config: dict[str, Any]) -> dict[str, Any]:
-    """Llama 3.1's frequency scaling, which GGUF holds as the divisor of every frequency, as transformers describes it."""
+    """Llama 3.1's scaling of frequencies, which GGUF holds as a divisor for each, as transformers describes it."""
     if factors.kind != 0 or factors.shape != (config["head_dim"] // 2,):
         raise ValueError("its rotary frequencies are of an unknown form.")
     divisors = np.frombuffer(data[factors.offset:factors.offset + factors.size], np.float32)
@@ -377,8 +380,8 @@ def _llama3_scaling(factors: _Tensor, data: mmap.mmap, config: dict[str, Any]) -
     turns = 8_192 * config["rope_theta"] ** -(np.arange(0, config["head_dim"], 2) / config["head_dim"]) / (2 * math.pi)
     kept = np.clip((turns - 1) / 3, 0, 1)  # 1 where a frequency stays, 0 where it is divided by the whole factor
     if not np.allclose(divisors, 1 / ((1 - kept) / scaling["factor"] + kept), rtol=1e-3):
-        raise ValueError("it scales its rotary frequencies otherwise than Llama 3.1 does, which is not supported from GGUF: "
-                         "use the model's Hugging Face folder instead.")
+        raise ValueError("it scales its rotary frequencies otherwise than Llama 3.1 does, which is not supported from "
+                         f"GGUF: {_USE_FOLDER}.")
     return scaling
 
 
@@ -417,7 +420,7 @@ def _write_safetensors(path: Path, weights: dict[str, _Weight], dtype: str, data
             for rows in _dequantised(weight, data):
                 converted = torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(kind)
                 if not torch.isfinite(converted).all():
-                    raise ValueError(f"The GGUF file's tensor for {name} holds numbers that are not finite: fetch it again.")
+                    raise ValueError(f"The GGUF file's {name} holds numbers that are not finite: fetch it again.")
                 file.write(converted.view(torch.int16).numpy().tobytes())
 
 
@@ -433,8 +436,8 @@ def _tokenizer(metadata: dict[str, Any], config: dict[str, Any]) -> tuple[dict[s
     kind = metadata.get("tokenizer.ggml.model")
     build: dict[str, Callable] = {"llama": _sentencepiece, "gpt2": _byte_level}
     if kind not in build:
-        raise ValueError(f"its tokenizer is of the kind {kind!r:.60}, and llama (SentencePiece) and gpt2 (byte-level) are "
-                         "supported: use the model's Hugging Face folder instead.")
+        raise ValueError(f"its tokenizer is of the kind {kind!r:.60}, and llama (SentencePiece) and gpt2 (byte-level) "
+                         f"are supported: {_USE_FOLDER}.")
     # Control tokens are never part of a text; tokens defined by the user are found before anything else is looked at.
     added = [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False,
               "normalized": False, "special": bool(types[i] == _CONTROL)}
@@ -466,7 +469,8 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], types: np.ndarra
             merges += sorted((pair for pair in splits if pair[0] in pieces and pair[1] in pieces),
                              key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    decoders = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    decoders = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+                {"type": "Fuse"}]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         spaces = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]}
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
@@ -479,13 +483,14 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], types: np.ndarra
                       "vocab": vocabulary, "merges": merges}}
 
 
-# By the name that llama.cpp gives the pre-tokenizer: what precedes the byte level, and whether that splits words itself.
-_LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-                 r"|\s+(?!\S)|\s+")
+# By llama.cpp's name of the pre-tokenizer: what precedes the byte level, and whether that splits words itself.
+_LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+                 r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 _PRE_TOKENIZERS: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "smollm": ([{"type": "Digits", "individual_digits": True}], True),
     "gpt-2": ([], True),
-    "llama-bpe": ([{"type": "Split", "pattern": {"Regex": _LLAMA3_WORDS}, "behavior": "Isolated", "invert": False}], False),
+    "llama-bpe": ([{"type": "Split", "pattern": {"Regex": _LLAMA3_WORDS}, "behavior": "Isolated", "invert": False}],
+                  False),
 }
 
 
@@ -496,8 +501,8 @@ def _byte_level(metadata: dict[str, Any], tokens: list[str], types: np.ndarray) 
     if not isinstance(merges, list) or not all(isinstance(m, str) and len(m.split(" ")) == 2 for m in merges):
         raise ValueError("its vocabulary has no merges: fetch it again.")
     if name not in _PRE_TOKENIZERS:
-        raise ValueError(f"its text is split into words in the manner {name!r:.60}, and {', '.join(_PRE_TOKENIZERS)} are "
-                         "supported: use the model's Hugging Face folder instead.")
+        raise ValueError(f"its text is split into words in the manner {name!r:.60}, and {', '.join(_PRE_TOKENIZERS)} "
+                         f"are supported: {_USE_FOLDER}.")
     first, gpt2_words = _PRE_TOKENIZERS[name]
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2_words}
     return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [*first, bytes_]}, "decoder": bytes_,

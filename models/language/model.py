@@ -75,8 +75,8 @@ class LanguageModel(nn.Module):
             model = _load_weights(folder, dtype, sum(math.prod(shape) for _, shape, _ in samples))
             decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
             if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
-                raise ValueError(f"The model in {folder} is not built as Llama, Gemma, Qwen and Mistral are (decoder layers "
-                                 "and a final norm), so it cannot be read: use one of those.")
+                raise ValueError(f"The model in {folder} is not built as Llama, Gemma, Qwen and Mistral are (decoder "
+                                 "layers and a final norm), so it cannot be read: use one of those.")
             layers = len(decoder.layers)
             if not write:
                 model = _shallow(decoder, default_layer(layers))
@@ -105,9 +105,10 @@ class LanguageModel(nn.Module):
     def recipe(self, template: str | None = None, layer: int | None = None, max_tokens: int | None = None) -> Recipe:
         """The recipe by which this model reads, unless a generator brings its own."""
         return Recipe(model=self.name, fingerprint=self.fingerprint, width=self.width,
-                      template=template or DEFAULT_TEMPLATE, layer=layer or default_layer(self.layers), pooling="last",
-                      max_tokens=max_tokens or DEFAULT_MAX_TOKENS, bos=self.bos is not None,
-                      dtype=_dtype_name(self._place[1]))
+                      template=DEFAULT_TEMPLATE if template is None else template,
+                      layer=default_layer(self.layers) if layer is None else layer,
+                      max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+                      bos=self.bos is not None, dtype=_dtype_name(self._place[1]))
 
     @torch.inference_mode(False)  # else the states could not be used to train a generator
     @torch.no_grad()
@@ -116,9 +117,9 @@ class LanguageModel(nn.Module):
         """Reads the prompts, in batches of similar length, into one Condition of len(prompts) rows on the CPU.
 
         White space is collapsed; a prompt is tokenised by itself, apart from the template, cut after recipe.max_tokens
-        tokens, and special tokens in it are dropped. The empty prompt (the unconditional condition) has one token, a copy
-        of its pooled state. A prompt's states do not depend on its batch, up to rounding. What the cache holds is not
-        read again. progress(done, total) is called after every batch, counting prompts; it may raise to cancel.
+        tokens, and special tokens in it are dropped. The empty prompt (the unconditional condition) has one token, a
+        copy of its pooled state. A prompt's states do not depend on its batch, up to rounding. What the cache holds is
+        not read again. progress(done, total) is called after every batch, counting prompts; it may raise to cancel.
         Raises ValueError where the recipe is another model's, and where there are no prompts.
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
@@ -159,8 +160,8 @@ class LanguageModel(nn.Module):
 
         Returns the prompt alone where the description is empty, a repetition, or lost the prompt's nouns (see
         `expand.accept`). instruction contains `{prompt}`; a model without a chat template sees it with examples.
-        temperature 0 is greedy; otherwise the seed decides. on_token(text so far) is called after every token of at most
-        max_tokens; it may raise to cancel. Raises ValueError where the model was loaded without write=True.
+        temperature 0 is greedy; otherwise the seed decides. on_token(text so far) is called after every token of at
+        most max_tokens; it may raise to cancel. Raises ValueError where the model was loaded without write=True.
         """
         if not self.write:
             raise ValueError(f"{self.name} was loaded for reading only: load it with write=True to expand prompts.")
@@ -187,8 +188,8 @@ class LanguageModel(nn.Module):
         if reason := recipe.difference(mine):
             raise ValueError(reason)
         if recipe.layer > len(self._decoder.layers):
-            raise ValueError(f"The recipe reads layer {recipe.layer}, but {self.name} has {self.layers} layers, of which "
-                             f"{len(self._decoder.layers)} are loaded: load it with all its layers, as for expansion.")
+            raise ValueError(f"The recipe reads layer {recipe.layer}, but {self.name} has {self.layers} layers, of "
+                             f"which {len(self._decoder.layers)} are loaded: load it with all its layers, as for expansion.")
         return mine
 
     def _prompt_tokens(self, text: str, recipe: Recipe) -> list[int]:
@@ -272,10 +273,11 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     for key, value in [*config.items(), *_text_config(config).items()]:
         bound = _MAX_COUNT if key.startswith("num_") else _MAX_SIZE
         if key in _SIZES and value is not None and (type(value) is not int or not 1 <= value <= bound):
-            raise ValueError(f"The config.json in {folder} is damaged, its {key} is {value!r:.60}: fetch the model again.")
+            raise ValueError(f"The config.json in {folder} is damaged, its {key} is {value!r:.60}: fetch the model "
+                             "again.")
     if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} holds no .safetensors weights (pickled weights are never opened): fetch the model in "
-                         "the safetensors format.")
+        raise ValueError(f"{folder} holds no .safetensors weights (pickled weights are never opened): fetch the model "
+                         "in the safetensors format.")
     return config
 
 
@@ -308,7 +310,7 @@ def _load_weights(folder: Path, dtype: torch.dtype, held: int) -> nn.Module:
     safely = {"local_files_only": True, "trust_remote_code": False}
     precision = {"dtype" if Version(__version__) >= Version("4.56") else "torch_dtype": dtype}
     try:
-        # transformers would fill whatever a hostile config asks for with random numbers. Packed weights count up to 8-fold.
+        # transformers would fill with random numbers whatever a hostile config asks for. Packed weights count 8-fold.
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder), **safely),
                                                      trust_remote_code=False)
@@ -319,8 +321,8 @@ def _load_weights(folder: Path, dtype: torch.dtype, held: int) -> nn.Module:
     except Exception as error:
         raise ValueError(f"The model in {folder} cannot be loaded: {_sentence(error)}") from error
     if missing := sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"]):
-        raise ValueError(f"The weights in {folder} are incomplete, {missing[0]} and {len(missing) - 1} more are missing: "
-                         "fetch the model again.")
+        raise ValueError(f"The weights in {folder} are incomplete, {missing[0]} and {len(missing) - 1} more are "
+                         "missing: fetch the model again.")
     return model
 
 
@@ -361,13 +363,13 @@ def _sample(folder: Path, config: dict[str, Any]) -> list[list]:
     text = _text_config(config)
     layers = text.get("num_hidden_layers")
     if isinstance(layers, int) and not any(f"layers.{layers - 1}." in name for name in samples):
-        raise ValueError(f"The weights in {folder} are incomplete, layer {layers} of {layers} is missing: fetch the model "
-                         "again.")
+        raise ValueError(f"The weights in {folder} are incomplete, layer {layers} of {layers} is missing: fetch the "
+                         "model again.")
     embedding = [text.get("vocab_size"), text.get("hidden_size")]
     for name, shape, _ in samples.values():
         if name.endswith("embed_tokens.weight") and None not in embedding and shape != embedding:
-            raise ValueError(f"The weights in {folder} do not fit its config.json, {name} has the shape {shape} instead of "
-                             f"{embedding}: fetch the model again.")
+            raise ValueError(f"The weights in {folder} do not fit its config.json, {name} has the shape {shape} instead "
+                             f"of {embedding}: fetch the model again.")
     return [samples[name] for name in sorted(samples)]
 
 

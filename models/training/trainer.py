@@ -44,7 +44,7 @@ CLIP = 2.0  # a gradient longer than this many times its running norm is cut: on
 class TrainingConfig:
     images: int = 300_000  # real pictures shown in all, over every process
     batch_size: int = 16  # of one process
-    lr_generator: float = 1e-3
+    lr_generator: float = 2e-3
     lr_discriminator: float = 5e-4
     betas: tuple[float, float] = (0.5, 0.99)
     warmup: int = 200  # steps
@@ -86,8 +86,8 @@ class Trainer:
                 parametrizations.spectral_norm(module)
         self.trained = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.optimizers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), config.lr_generator, config.betas),
-            "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, config.betas),
+            "generator": torch.optim.Adam(self.generator.parameters(), config.lr_generator, config.betas, fused=True),
+            "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, config.betas, fused=True),
         }
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         self.world = dist.get_world_size() if dist.is_initialized() else 1
