@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples and state to resume from (FILE without suffix)")
     train.add_argument("--resolution", type=int, default=64, help="pixels, a power of two from 16 to 512 (64)")
     train.add_argument("--images", type=int, default=300_000, help="pictures to show in all (300000)")
-    train.add_argument("--batch-size", type=int, default=16, help="of each process (16)")
+    train.add_argument("--batch-size", type=int, default=8, help="of each process (8)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
     train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")

@@ -116,7 +116,7 @@ def test_losses_prefer_what_they_should():
 
 def test_a_short_run_learns_colours(folder, tmp_path):
     gan, dataset = setup(folder, tmp_path)
-    config = TrainingConfig(images=8 * 250, batch_size=8, warmup=10, augment=0.3)
+    config = TrainingConfig(images=8 * 250, batch_size=8, warmup=10, lr_generator=2e-3, augment=0.3)
     trained = train(gan, dataset, config, tmp_path / "run")
     texts = [f"{name} square, light" for name in COLOURS]
     condition = Reader().encode(texts, Reader().recipe(), 0, None)
@@ -129,7 +129,7 @@ def test_a_short_run_learns_colours(folder, tmp_path):
 
 
 def test_resume_is_bit_exact(folder, tmp_path):
-    config = TrainingConfig(images=48, batch_size=8, warmup=2)
+    config = TrainingConfig(images=48, batch_size=8, warmup=2, adversarial_from=0.3)
     whole = Trainer(*setup(folder, tmp_path), config)
     for _ in range(6):
         whole.step()
@@ -157,7 +157,7 @@ def test_resume_is_bit_exact(folder, tmp_path):
 
 
 def test_export_draws_and_scores_as_the_trainer_does(folder, tmp_path):
-    trainer = Trainer(*setup(folder, tmp_path), TrainingConfig(images=100, batch_size=8, warmup=2))
+    trainer = Trainer(*setup(folder, tmp_path), TrainingConfig(images=100, batch_size=8, warmup=2, adversarial_from=0.0))
     for _ in range(3):
         trainer.step()
     gan = trainer.export()

@@ -29,7 +29,7 @@ def train_folder(
     *,
     resolution: int = 64,
     images: int = 300_000,
-    batch_size: int = 16,
+    batch_size: int = 8,
     seed: int = 0,
     resume: bool = False,
     llm: str | None = None,

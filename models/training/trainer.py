@@ -37,14 +37,15 @@ from .losses import (
 
 log = logging.getLogger(__name__)
 
+FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "match")  # of a step, in the log
 CLIP = 2.0  # a gradient longer than this many times its running norm is cut: one bad batch must not throw Adam off
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     images: int = 300_000  # real pictures shown in all, over every process
-    batch_size: int = 16  # of one process
-    lr_generator: float = 2e-3
+    batch_size: int = 8  # of one process
+    lr_generator: float = 3e-4  # about 1 % of a weight a step: at several times that the weights wander, and their average blurs
     lr_discriminator: float = 5e-4
     betas: tuple[float, float] = (0.5, 0.99)
     warmup: int = 200  # steps
@@ -52,9 +53,10 @@ class TrainingConfig:
     ema_half_life: int = 5_000  # images, at most a tenth of those seen
     augment: float = 0.7  # probability of each augmentation
     paired: float = 1.0  # shares of the generator's step: features of the paired drawing,
-    pixel: tuple[float, float] = (1.5, 1.0)  # its pixels, from the first step to the last,
-    adversarial: tuple[float, float] = (0.15, 0.8)  # the projected discriminator,
-    raw: tuple[float, float] = (0.05, 0.3)  # and the raw-pixel discriminator
+    pixel: float = 1.2  # its pixels,
+    adversarial: tuple[float, float] = (0.15, 0.6)  # the projected discriminator, from its first step to the last,
+    raw: tuple[float, float] = (0.05, 0.25)  # and the raw-pixel discriminator
+    adversarial_from: float = 0.75  # of the run: a discriminator that meets blurs wins at once, and teaches nothing
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
     seed: int = 0
 
@@ -100,46 +102,52 @@ class Trainer:
         return min(self.images_seen / self.config.images, 1.0)
 
     def step(self) -> dict[str, float]:
-        """One update of D and of G on one batch; returns its figures. Depends on the state and the step's number only."""
-        config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
+        """One update of G, and of D once it plays, on one batch; returns its figures. Depends on the state and the step's number
+        only."""
+        config, projected = self.config, self.discriminator.projected
+        adversarial = self.progress >= config.adversarial_from
         self.gan.train()
         random = torch.Generator().manual_seed((config.seed * 1_000_003 + self.step_number) * 64 + self.rank)
         batch = self.dataset.draw(config.batch_size, random)
-        augment = Augmentation.draw(config.batch_size, self.gan.resolution, config.augment, random)
         self._schedule()
 
         fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask)
         seen = fake.detach().requires_grad_()
-        real_view, fake_view = augment(batch.images), augment(seen)
+        real_view, fake_view = batch.images, seen
+        if adversarial:  # only a discriminator needs its pictures varied
+            augment = Augmentation.draw(config.batch_size, self.gan.resolution, config.augment, random)
+            real_view, fake_view = augment(batch.images), augment(seen)
         with torch.no_grad():
             real_features = projected.look(real_view)
         fake_features = projected.look(fake_view)
         leaves = [f.detach().requires_grad_() for f in fake_features]
 
-        figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, random)
-
-        # The generator's turn: gradients at the features, then at the picture, then through the generator, once.
-        with parametrize.cached():
-            verdict = projected.judge(leaves)
-            aligned = verdict.alignment(projected.embed_text(batch.pooled))
-        adversarial = hinge_generator(verdict.realism) + hinge_generator(aligned)
+        # Gradients at the features, brought to the picture in one pass.
         paired = feature_distance(leaves, real_features)
-        shares = [config.paired, self._ramp(config.adversarial)]
-        at_features = [
-            self.norms[name](list(torch.autograd.grad(loss, leaves)), share)
-            for name, loss, share in zip(("paired", "adversarial"), (paired, adversarial), shares)
-        ]
-        total = [sum(gradients) for gradients in zip(*at_features)]
-        at_image = torch.autograd.grad(fake_features, seen, total, retain_graph=True)[0]
+        total = self.norms["paired"](list(torch.autograd.grad(paired, leaves)), config.paired)
+        share, figures = config.paired, {}
+        if adversarial:
+            figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, random)
+            with parametrize.cached():
+                verdict = projected.judge(leaves)
+                aligned = verdict.alignment(projected.embed_text(batch.pooled))
+            loss = hinge_generator(verdict.realism) + hinge_generator(aligned)
+            gradients = torch.autograd.grad(loss, leaves)
+            total = [t + g for t, g in zip(total, self.norms["adversarial"](list(gradients), self._ramp(config.adversarial)))]
+            share += self._ramp(config.adversarial)
+            figures["g_adversarial"] = loss.item()
+        at_image = torch.autograd.grad(fake_features, seen, total, retain_graph=adversarial)[0]
         # Both terms have passed through the same features: one norm brings their sum to the size of the direct terms.
-        at_image = at_image * (sum(shares) / (float(at_image.square().sum().sqrt()) + 1e-12))
+        at_image = at_image * (share / (float(at_image.square().sum().sqrt()) + 1e-12))
 
+        # Gradients at the picture itself, then through the generator, once.
         pixel = (seen - batch.images).abs().mean()
-        at_image += self.norms["pixel"]([torch.autograd.grad(pixel, seen)[0]], self._ramp(config.pixel))[0]
-        with torch.no_grad():
-            real_raw = self._logit(raw, real_view, batch.pooled)
-        against = relativistic(self._logit(raw, fake_view, batch.pooled), real_raw)
-        at_image += self.norms["raw"]([torch.autograd.grad(against, seen)[0]], self._ramp(config.raw))[0]
+        at_image += self.norms["pixel"]([torch.autograd.grad(pixel, seen)[0]], config.pixel)[0]
+        if adversarial:
+            with torch.no_grad():
+                real_logit = self._raw_logit(real_view, batch.pooled)
+            against = relativistic(self._raw_logit(fake_view, batch.pooled), real_logit)
+            at_image += self.norms["raw"]([torch.autograd.grad(against, seen)[0]], self._ramp(config.raw))[0]
         outside = torch.autograd.grad(100 * config.batch_size * out_of_range(seen), seen)[0]
         at_image += outside / max(float(outside.square().sum().sqrt()), 1.0)
 
@@ -147,8 +155,7 @@ class Trainer:
         self.step_number += 1
         self.images_seen += config.batch_size * self.world
         self._average()
-        figures |= {"paired": paired.item(), "pixel": pixel.item(), "g_adversarial": adversarial.item()}
-        return figures
+        return {"paired": paired.item(), "pixel": pixel.item(), **figures}
 
     def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, random):
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
@@ -170,7 +177,7 @@ class Trainer:
         quarter = slice(0, max(size // 4, 1))
         views = torch.cat([real_view[quarter], fake_view[quarter]])
         text = batch.pooled[quarter].repeat(2, 1)
-        penalty = finite_difference_penalty(lambda x: self._logit(raw, x, text), views, random)
+        penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, random)
         self._update(
             "discriminator", self.trained, lambda: (loss + raw_loss + config.penalty * penalty).backward()
         )
@@ -184,14 +191,15 @@ class Trainer:
             "match": correct.item(),
         }
 
-    @staticmethod
-    def _logit(raw, images: Tensor, text: Tensor) -> Tensor:
+    def _raw_logit(self, images: Tensor, text: Tensor) -> Tensor:
+        raw = self.discriminator.pixel
         verdict = raw.judge(images)
         return verdict.realism + verdict.alignment(raw.embed_text(text))
 
     def _ramp(self, ends: tuple[float, float]) -> float:
-        """From the first value to the second over the first half of the run."""
-        return ends[0] + (ends[1] - ends[0]) * min(2 * self.progress, 1.0)
+        """From the first value to the second over the adversarial part of the run."""
+        start = self.config.adversarial_from
+        return ends[0] + (ends[1] - ends[0]) * (self.progress - start) / max(1 - start, 1e-8)
 
     def _schedule(self) -> None:
         config = self.config
@@ -302,7 +310,7 @@ def train(
                 progress(trainer.images_seen, config.images, window[-1])
             if trainer.rank == 0 and trainer.step_number % 50 == 0:
                 elapsed = time.monotonic() - started
-                means = {key: sum(row[key] for row in window) / len(window) for key in window[0]}
+                means = {key: sum(row.get(key, 0.0) for row in window) / len(window) for key in FIGURES}
                 speed = (trainer.images_seen - since) / elapsed
                 _log(run / "log.csv", {"images": trainer.images_seen, "images_per_s": speed, **means, **vitals(trainer)})
                 window, since, started = [], trainer.images_seen, time.monotonic()
