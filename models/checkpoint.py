@@ -32,6 +32,7 @@ BOUNDS = {
     "text_dim": (8, 4096),
     "token_dim": (1, 16384),
     "pooled_dim": (1, 16384),
+    "memory": (1, 16384),
     "attention": (4, 64),
     "heads": (1, 64),
     "mixed": (1, 2048),

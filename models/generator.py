@@ -29,6 +29,7 @@ class GeneratorConfig:
     text_dim: int = 256  # width of t and of the refined tokens
     token_dim: int = 640  # width of the condition's tokens
     pooled_dim: int = 256  # width of the normalised pooled vector
+    memory: int = 2048  # hidden units between the pooled vector and t
     attention: tuple[int, ...] = (8, 16)  # resolutions that attend to the tokens
     heads: int = 4
 
@@ -50,7 +51,9 @@ class TextEncoder(nn.Module):
     """(tokens [B,T,token_dim], pooled [B,pooled_dim], mask [B,T]) -> (refined tokens [B,1+T,D], t [B,D], mask [B,1+T]).
 
     One bidirectional transformer layer repairs what the causal mask of the language model hid from early tokens. The pooled
-    vector goes in front as a token of its own, so that an empty prompt still leaves something to attend to.
+    vector goes in front as a token of its own, so that an empty prompt still leaves something to attend to. The wide `memory`
+    is where a concept finds its code: there are more concepts than dimensions in the pooled vector, so that what is linear in
+    it cannot learn one without unlearning others.
     """
 
     def __init__(self, config: GeneratorConfig):
@@ -66,9 +69,13 @@ class TextEncoder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.norm_out = nn.LayerNorm(width)
         self.to_text = nn.Linear(2 * width, width)
+        read = config.pooled_dim + width
+        self.memory = nn.Sequential(nn.Linear(read, config.memory), nn.GELU(), nn.Linear(config.memory, width))
+        nn.init.normal_(self.memory[0].weight, std=read**-0.5)
+        nn.init.zeros_(self.memory[2].weight)
 
     def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pooled = self.from_pooled(pooled)
+        raw, pooled = pooled, self.from_pooled(pooled)
         x = torch.cat([pooled[:, None], self.from_tokens(tokens)], 1)
         mask = F.pad(mask, (1, 0), value=True)
         batch, length, width = x.shape
@@ -77,7 +84,8 @@ class TextEncoder(nn.Module):
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
         x = self.norm_out(x + self.mlp(self.norm_mlp(x)))
         # The first token has attended to all the others: its state is the attention pooling of the prompt.
-        return x, self.to_text(torch.cat([pooled, x[:, 0]], 1)), mask
+        text = self.to_text(torch.cat([pooled, x[:, 0]], 1)) + self.memory(torch.cat([raw, x[:, 0]], 1))
+        return x, text, mask
 
 
 class MappingNetwork(nn.Module):

@@ -25,7 +25,7 @@ _PART_CPU, _PART_GPU = 16, 128
 
 
 class LLMGAN(nn.Module):
-    """What ComfyUI moves about, and names in its log. It sets attributes on it that networks have as properties (`device`)."""
+    """What ComfyUI moves about and logs. It sets attributes on it, such as `device`, that networks have of their own."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -36,34 +36,19 @@ class LLMGAN(nn.Module):
 
 
 class Managed:
-    """A network in ComfyUI's care: on its device while it runs, and off it when ComfyUI wants the memory for another."""
+    """A network in ComfyUI's care: on its device while it runs, off it when ComfyUI wants the memory for another."""
 
     def __init__(self, network: nn.Module, load_device: torch.device, offload_device: torch.device):
         self.network = network
         self.patcher = ModelPatcher(LLMGAN(network), load_device=load_device, offload_device=offload_device)
 
     def run(self, work: Callable[[int, Progress], T], count: int, bytes_each: int) -> T:
-        """`work(batch_size, progress)` with the network on its device, for `count` rows of about `bytes_each` of memory.
-
-        Out of memory, it is done again in parts half as large.
-        """
+        """`work(batch_size, progress)` with the network on its device, for `count` rows of about `bytes_each` bytes."""
         device = self.patcher.load_device
         size = min(count, _PART_CPU if mm.is_device_cpu(device) else _PART_GPU)
         mm.load_models_gpu([self.patcher], memory_required=size * bytes_each, force_full_load=True)
         size = max(1, min(size, int(mm.get_free_memory(device) // bytes_each)))
-        while True:
-            try:
-                return work(size, progress(count))
-            except Exception as error:
-                if size == 1 or not _is_out_of_memory(error):
-                    raise
-            size //= 2
-            mm.soft_empty_cache()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    newer = getattr(mm, "is_oom", None)
-    return newer(error) if newer else isinstance(error, mm.OOM_EXCEPTION)
+        return work(size, progress(count))
 
 
 def progress(total: int) -> Progress:
@@ -81,7 +66,7 @@ _shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
 
 def shared(key: Hashable, load: Callable[[], T]) -> T:
-    """What is loaded under `key`; loaded now, unless a graph holds it already. ComfyUI's executor decides how long it stays."""
+    """What `load` returns, or what a graph still holds that was loaded under this key: ComfyUI's executor is the cache."""
     value = _shared.get(key)
     if value is None:
         # Weights made under the executor's inference mode could neither be moved outside of it nor trained.
@@ -125,7 +110,7 @@ def language_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def register_model_folders() -> None:
-    """Adds models/gan and models/LLM to the folders that ComfyUI knows, beside those that a user or another pack named."""
+    """Adds models/gan and models/LLM to the folders that ComfyUI knows, beside those of the user and of other packs."""
     for name, extensions in (("gan", {".safetensors"}), ("LLM", {".safetensors", ".gguf"})):
         home = os.path.join(folder_paths.models_dir, name)
         if name not in folder_paths.folder_names_and_paths:
@@ -156,7 +141,9 @@ def new_model_file(name: str, prefix: str, suffix: str) -> Path:
 def stamp(path: Path) -> tuple[int, ...]:
     """Changes whenever the file changes, or a file directly in the folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return tuple(number for file in files if file.is_file() for number in (file.stat().st_mtime_ns, file.stat().st_size))
+    return tuple(
+        number for file in files if file.is_file() for number in (file.stat().st_mtime_ns, file.stat().st_size)
+    )
 
 
 def image(images: Tensor) -> Tensor:
@@ -177,7 +164,7 @@ def thumbnail(images: Tensor, side: int = 256) -> bytes:
 
 
 def show_text(node: Any, text: str) -> None:
-    """Writes `text` on the node in the page; `node` is the class that executes, with `unique_id` among its hidden inputs."""
+    """Writes `text` on the node in the page; `node` is the class that executes, with the hidden input `unique_id`."""
     from server import PromptServer
 
     if node.hidden is not None and node.hidden.unique_id is not None:

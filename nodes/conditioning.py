@@ -31,11 +31,15 @@ def from_conditioning(conditioning: Conditioning) -> Condition:
 def _condition(tokens: Tensor, extras: dict[str, Any]) -> Condition:
     pooled = extras.get("pooled_output")
     if pooled is None:
-        raise ValueError("This conditioning has no pooled_output, which a GAN reads first of all: encode the prompt with "
-                         "an LLM in the LLM Prompt Encoder.")
+        raise ValueError(
+            "This conditioning has no pooled_output, which a GAN reads first of all: encode the prompt with "
+            "an LLM in the LLM Prompt Encoder."
+        )
     if len(pooled) != len(tokens):
-        raise ValueError(f"This conditioning holds the tokens of {len(tokens)} prompts and the pooled_output of "
-                         f"{len(pooled)}: encode the prompts together, in one LLM Prompt Encoder.")
+        raise ValueError(
+            f"This conditioning holds the tokens of {len(tokens)} prompts and the pooled_output of "
+            f"{len(pooled)}: encode the prompts together, in one LLM Prompt Encoder."
+        )
     tokens, pooled = (x.detach().to("cpu", torch.float32) for x in (tokens, pooled))
     mask = tokens.abs().amax(2) > 0
     if (given := extras.get("attention_mask")) is not None:

@@ -32,7 +32,10 @@ def _describe(gan: Network) -> str:
     """The card in lines that anyone can read."""
     card, recipe = gan.card, gan.recipe
     lines = [
-        f"{card.name}: {gan.resolution} x {gan.resolution} pixels, {'with' if gan.discriminator else 'without'} discriminator",
+        (
+            f"{card.name}: {gan.resolution} x {gan.resolution} pixels, {'with' if gan.discriminator else 'without'}"
+            " discriminator"
+        ),
         f"reads prompts with {recipe.model}, layer {recipe.layer}, up to {recipe.max_tokens} tokens",
         card.data and f"trained on {card.data}",
         card.images_seen and f"images seen in training: {card.images_seen:,}",
@@ -51,7 +54,9 @@ class LoadGAN(io.ComfyNode):
             node_id="LLMGAN_LoadGAN",
             display_name="Load Conditional GAN",
             category=CATEGORY,
-            description="Loads a generator and its discriminator, trained together to draw what a language model reads.",
+            description=(
+                "Loads a generator and its discriminator, trained together to draw what a language model reads."
+            ),
             search_aliases=["load gan", "stylegan", "generator", "discriminator"],
             inputs=[
                 io.Combo.Input(
@@ -62,9 +67,15 @@ class LoadGAN(io.ComfyNode):
                 precision_input(),
             ],
             outputs=[
-                GAN.Output("loaded", display_name="GAN", tooltip="Generator and discriminator, with the recipe of their prompts."),
+                GAN.Output(
+                    "loaded",
+                    display_name="GAN",
+                    tooltip="Generator and discriminator, with the recipe of their prompts.",
+                ),
                 io.String.Output(
-                    "info", tooltip="What the file says of itself: size, language model, training data, licences, figures."
+                    "info",
+                    display_name="info",
+                    tooltip="What the file says of itself: size, language model, training data, licences, figures.",
                 ),
             ],
         )
@@ -76,7 +87,9 @@ class LoadGAN(io.ComfyNode):
 
     @classmethod
     def execute(cls, gan, precision) -> io.NodeOutput:
-        path = _files()[gan]
+        path = _files().get(gan)
+        if path is None:
+            raise FileNotFoundError(f"There is no GAN {gan} in ComfyUI/models/gan: put it there, or choose another.")
         key = ("GAN", path, path.is_file() and comfyui.stamp(path), precision)
         loaded = comfyui.shared(key, lambda: _load(path, precision))
         return io.NodeOutput(loaded, _describe(loaded.network))
@@ -90,13 +103,17 @@ class Generate(io.ComfyNode):
             node_id="LLMGAN_Generator",
             display_name="Conditional GAN Generator",
             category=CATEGORY,
-            description="Draws pictures of the prompt, each in one forward pass. Several prompts are drawn one after the other, "
-            "each batch_size times and all from the same seeds, so that the pictures differ by their prompt alone.",
+            description=(
+                "Draws pictures of the prompt, each in one forward pass. Several prompts are drawn one after the other,"
+                " each batch_size times and all from the same seeds, so that the pictures differ by their prompt alone."
+            ),
             search_aliases=["generate", "sampler", "gan", "text to image"],
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN."),
                 io.Conditioning.Input("conditioning", tooltip="The prompt, or several, from the LLM Prompt Encoder."),
-                seed_input("The same seed gives the same pictures; picture n of a seed does not depend on the batch size."),
+                seed_input(
+                    "The same seed gives the same pictures; picture n of a seed does not depend on the batch size."
+                ),
                 io.Int.Input("batch_size", default=4, min=1, max=4096, tooltip="Pictures for each prompt."),
                 io.Float.Input(
                     "truncation",
@@ -104,8 +121,10 @@ class Generate(io.ComfyNode):
                     min=0.0,
                     max=1.5,
                     step=0.05,
-                    tooltip="Truncation psi: below 1 the pictures come closer to the typical one, safer and more alike; at 0 all "
-                    "are the same. Above 1 they grow wilder.",
+                    tooltip=(
+                        "Truncation psi: below 1 the pictures come closer to the typical one, safer and more alike; at"
+                        " 0 all are the same. Above 1 they grow wilder."
+                    ),
                 ),
                 LATENT.Input(
                     "latent",
@@ -116,7 +135,9 @@ class Generate(io.ComfyNode):
             outputs=[
                 io.Image.Output("images", display_name="IMAGE", tooltip="The pictures, prompt by prompt."),
                 LATENT.Output(
-                    "drawn", display_name="latent", tooltip="The z and the style vectors that each picture was drawn from."
+                    "drawn",
+                    display_name="latent",
+                    tooltip="The z and the style vectors that each picture was drawn from.",
                 ),
             ],
         )
@@ -138,12 +159,12 @@ def _distinct(z: Tensor) -> Tensor:
 
 def _draw(gan: Managed, condition: Condition, z: Tensor, truncation: float) -> tuple[Tensor, Latent]:
     config, network = gan.network.generator.config, gan.network
-    # The widest feature map, some ten of which are alive at once, and the picture itself.
+    # Measured at 64 to 256 px in fp32: some twenty times the widest feature map, and the picture a few times over.
     widest = max(channels * (4 << i) ** 2 for i, channels in enumerate(config.channels))
     return gan.run(
         lambda size, progress: network.generate(condition, z, truncation, size, progress),
         len(z),
-        40 * widest + 48 * network.resolution**2,
+        80 * widest + 48 * network.resolution**2,
     )
 
 
@@ -155,27 +176,39 @@ class DiscriminatorScore(io.ComfyNode):
             node_id="LLMGAN_DiscriminatorScore",
             display_name="Discriminator Score",
             category=CATEGORY,
-            description="The discriminator that the generator learnt from judges pictures: are they real, do they match the "
-            "prompt? Draw many, keep the best. Scores are logits, and compare pictures under one GAN, not across GANs.",
+            description=(
+                "The discriminator that the generator learnt from judges pictures: are they real, do they match the"
+                " prompt? Draw many, keep the best. Scores are logits, and compare pictures under one GAN, not across"
+                " GANs."
+            ),
             search_aliases=["rank images", "best of", "score", "critic", "discriminator"],
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN; it must have been saved with its discriminator."),
-                io.Image.Input("images", tooltip="Pictures of any size and origin. They are scaled to the GAN's resolution."),
+                io.Image.Input(
+                    "images", tooltip="Pictures of any size and origin. They are scaled to the GAN's resolution."
+                ),
                 io.Int.Input("keep", default=8, min=1, max=4096, tooltip="How many of the best to give out."),
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
-                    tooltip="One prompt for all pictures, one for each, or the prompts that the generator drew from, in its "
-                    "order. Without it the pictures are judged on realism alone.",
+                    tooltip=(
+                        "One prompt for all pictures, one for each, or the prompts that the generator drew from, in its"
+                        " order. Without it the pictures are judged on realism alone."
+                    ),
                 ),
             ],
             outputs=[
-                io.Image.Output("ranked", tooltip="All pictures, the best first."),
-                io.Image.Output("best", tooltip="The best `keep` of them."),
+                io.Image.Output("ranked", display_name="ranked", tooltip="All pictures, the best first."),
+                io.Image.Output("best", display_name="best", tooltip="The best `keep` of them."),
                 io.Float.Output(
-                    "scores", is_output_list=True, tooltip="The total of each ranked picture: realism plus alignment."
+                    "scores",
+                    display_name="scores",
+                    is_output_list=True,
+                    tooltip="The total of each ranked picture: realism plus alignment.",
                 ),
-                io.String.Output("report", tooltip="Realism, alignment and total of every picture, as text."),
+                io.String.Output(
+                    "report", display_name="report", tooltip="Realism, alignment and total of every picture, as text."
+                ),
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -189,7 +222,9 @@ class DiscriminatorScore(io.ComfyNode):
         ranked, report = images[order], _report(scores, order)
         shown = "\n".join(report[:_LINES] + [f"... and {len(report) - _LINES} more"] * (len(report) > _LINES))
         comfyui.show_text(cls, shown)
-        return io.NodeOutput(ranked, ranked[:keep], scores.total[order].tolist(), "\n".join(report), ui={"text": [shown]})
+        return io.NodeOutput(
+            ranked, ranked[:keep], scores.total[order].tolist(), "\n".join(report), ui={"text": [shown]}
+        )
 
 
 def _for_images(condition: Condition, count: int) -> Condition:
@@ -209,7 +244,9 @@ def _judge(gan: Managed, images: Tensor, condition: Condition | None) -> Scores:
 
 
 def _report(scores: Scores, order: Tensor) -> list[str]:
-    columns = zip(order.tolist(), scores.total[order].tolist(), scores.realism[order].tolist(), scores.alignment[order].tolist())
+    columns = zip(
+        order.tolist(), scores.total[order].tolist(), scores.realism[order].tolist(), scores.alignment[order].tolist()
+    )
     return [
         f"{rank}. picture {i + 1}: total {total:.2f} = realism {realism:.2f} + alignment {alignment:.2f}"
         for rank, (i, total, realism, alignment) in enumerate(columns, 1)
@@ -224,23 +261,32 @@ class SaveGAN(io.ComfyNode):
             node_id="LLMGAN_SaveGAN",
             display_name="Save GAN",
             category=CATEGORY,
-            description="Saves a GAN to ComfyUI/models/gan as one .safetensors file that others can load. Nothing is overwritten.",
+            description=(
+                "Saves a GAN to ComfyUI/models/gan as one .safetensors file that others can load. Nothing is"
+                " overwritten."
+            ),
             search_aliases=["save gan", "export"],
             inputs=[
                 GAN.Input("gan", tooltip="The GAN to save."),
                 io.String.Input(
                     "filename_prefix",
                     default="llm-gan",
-                    tooltip="Start of the file's name, which a number follows; with a / it names a folder in models/gan.",
+                    tooltip=(
+                        "Start of the file's name, which a number follows; with a / it names a folder in models/gan."
+                    ),
                 ),
                 io.Boolean.Input(
                     "include_discriminator",
                     default=True,
-                    tooltip="Off makes a smaller file that draws, but neither scores pictures nor can be trained further.",
+                    tooltip=(
+                        "Off makes a smaller file that draws, but neither scores pictures nor can be trained further."
+                    ),
                 ),
-                io.Image.Input("preview", optional=True, tooltip="A picture to keep in the file; the first one is taken."),
+                io.Image.Input(
+                    "preview", optional=True, tooltip="A picture to keep in the file; the first one is taken."
+                ),
             ],
-            outputs=[io.String.Output("path", tooltip="Where the file is.")],
+            outputs=[io.String.Output("path", display_name="path", tooltip="Where the file is.")],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
         )

@@ -24,8 +24,8 @@ _BYTES_TO_WRITE = 256 * 2**20  # keys and values of a few hundred tokens, logits
 class Language:
     """What the LLM socket carries: a language model that is loaded when it is first used, with the layers that needs.
 
-    Reading takes the first three quarters of the layers; from the first expansion on, all of them stay. What was read is
-    kept in `cache` for as long as the model.
+    Reading takes the first three quarters of the layers; from the first expansion on, all of them stay. What was read
+    is kept in `cache` for as long as the model.
     """
 
     def __init__(self, folder: Path, precision: str):
@@ -38,15 +38,24 @@ class Language:
     def patcher(self):
         return None if self._managed is None else self._managed.patcher
 
-    def expand(self, prompts: list[str], instruction: str | None, seed: int, temperature: float, max_tokens: int) -> list[str]:
+    def expand(
+        self, prompts: list[str], instruction: str | None, seed: int, temperature: float, max_tokens: int
+    ) -> list[str]:
         """Each prompt with the description that the model writes after it, or the prompt alone: see `expand.accept`."""
+        writing_prompt("", instruction)  # raises before the model is loaded, not after
         managed = self._load(write=True)
 
         def write(_, progress):
             total, tokens = len(prompts) * max_tokens, count(1)
             return [
-                managed.network.expand(prompt, instruction=instruction, seed=seed, temperature=temperature,
-                                       max_tokens=max_tokens, on_token=lambda text: progress(next(tokens), total))
+                managed.network.expand(
+                    prompt,
+                    instruction=instruction,
+                    seed=seed,
+                    temperature=temperature,
+                    max_tokens=max_tokens,
+                    on_token=lambda text: progress(next(tokens), total),
+                )
                 for prompt in prompts
             ]
 
@@ -60,7 +69,9 @@ class Language:
         recipe = recipe or managed.network.recipe()
         bytes_each = (recipe.max_tokens + _TEMPLATE_TOKENS) * managed.network.width * _BYTES_PER_STATE
         return managed.run(
-            lambda size, progress: managed.network.encode(prompts, recipe, self.cache, size, progress), len(prompts), bytes_each
+            lambda size, progress: managed.network.encode(prompts, recipe, self.cache, size, progress),
+            len(prompts),
+            bytes_each,
         )
 
     def _load(self, write: bool = False) -> Managed:
@@ -92,21 +103,28 @@ class LoadLLM(io.ComfyNode):
             node_id="LLMGAN_LoadLLM",
             display_name="Load LLM",
             category=CATEGORY,
-            description="Loads the language model that reads prompts for a conditional GAN, and may first write more to them.",
+            description=(
+                "Loads the language model that reads prompts for a conditional GAN, and may first write more to them."
+            ),
             search_aliases=["load language model", "gemma", "gguf", "qwen", "llama", "smollm"],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=list(_models()) or [DEFAULT_LANGUAGE_MODEL],
-                    tooltip="Language models in ComfyUI/models/LLM (a GGUF file, or a Hugging Face folder with safetensors) and "
-                    f"in installed packages. A GAN needs the model it was trained with: {DEFAULT_LANGUAGE_MODEL} for the "
-                    "bundled one. A GGUF file is converted at its first use, which takes some seconds.",
+                    tooltip=(
+                        "Language models in ComfyUI/models/LLM (a GGUF file, or a Hugging Face folder with"
+                        " safetensors) and in installed packages. A GAN needs the model it was trained with:"
+                        f" {DEFAULT_LANGUAGE_MODEL} for the bundled one. A GGUF file is converted at its first use,"
+                        " which takes some seconds."
+                    ),
                 ),
                 precision_input(),
             ],
             outputs=[
                 LLM.Output(
-                    "llm", display_name="LLM", tooltip="The language model, for the LLM Prompt Encoder. Loaded when first used."
+                    "llm",
+                    display_name="LLM",
+                    tooltip="The language model, for the LLM Prompt Encoder. Loaded when first used.",
                 )
             ],
         )
@@ -131,8 +149,11 @@ class PromptEncoder(io.ComfyNode):
             node_id="LLMGAN_PromptEncoder",
             display_name="LLM Prompt Encoder",
             category=CATEGORY,
-            description="A language model reads the prompt, in English, Chinese or whatever it knows, and its thoughts become "
-            "the conditioning that a conditional GAN draws from. It can write a description first and read that with it.",
+            description=(
+                "A language model reads the prompt, in English, Chinese or whatever it knows, and its thoughts become"
+                " the conditioning that a conditional GAN draws from. It can write a description first and read that"
+                " with it."
+            ),
             search_aliases=["text encode", "prompt", "expand prompt", "prompt enhancer"],
             inputs=[
                 io.String.Input(
@@ -145,15 +166,19 @@ class PromptEncoder(io.ComfyNode):
                 io.Boolean.Input(
                     "one_per_line",
                     default=False,
-                    tooltip="On: every line that is not empty is a prompt of its own, and they make one batch. Off: all lines "
-                    "are one prompt.",
+                    tooltip=(
+                        "On: every line that is not empty is a prompt of its own, and they make one batch. Off: all"
+                        " lines are one prompt."
+                    ),
                 ),
                 io.Boolean.Input(
                     "expand",
                     default=False,
-                    tooltip="The language model first writes what a picture of the prompt shows; prompt and description are "
-                    "then read together. Where the description lost the subject, the prompt is read alone. An instruct model "
-                    "of some billion parameters writes better than the small default.",
+                    tooltip=(
+                        "The language model first writes what a picture of the prompt shows; prompt and description are"
+                        " then read together. Where the description lost the subject, the prompt is read alone. An"
+                        " instruct model of some billion parameters writes better than the small default."
+                    ),
                 ),
                 declare(
                     io.String.Input,
@@ -161,8 +186,10 @@ class PromptEncoder(io.ComfyNode):
                     multiline=True,
                     default=INSTRUCTION,
                     advanced=True,
-                    tooltip="What the language model is asked when expanding; {prompt} stands for the prompt. As it is, a Chinese "
-                    "prompt is asked about in Chinese.",
+                    tooltip=(
+                        "What the language model is asked when expanding; {prompt} stands for the prompt. As it is, a"
+                        " Chinese prompt is asked about in Chinese."
+                    ),
                 ),
                 seed_input("Decides the words of the expansion, and nothing without one."),
                 declare(
@@ -188,30 +215,42 @@ class PromptEncoder(io.ComfyNode):
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="A text encoder of ComfyUI. Without an LLM it reads the prompt, for a GAN trained on it; beside an "
-                    "LLM it writes the expansion, if it can write.",
+                    tooltip=(
+                        "A text encoder of ComfyUI. Without an LLM it reads the prompt, for a GAN trained on it; beside"
+                        " an LLM it writes the expansion, if it can write."
+                    ),
                 ),
                 GAN.Input(
                     "gan",
                     optional=True,
-                    tooltip="The prompt is read by this GAN's recipe: its template, layer and length. Needed only if they are "
-                    "not the usual ones.",
+                    tooltip=(
+                        "The prompt is read by this GAN's recipe: its template, layer and length. Needed only if they"
+                        " are not the usual ones."
+                    ),
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     "conditioning",
                     display_name="CONDITIONING",
-                    tooltip="What was read. ComfyUI's conditioning nodes work on it: Average mixes two prompts, Combine lists "
-                    "prompts for one batch, Concat joins their words.",
+                    tooltip=(
+                        "What was read. ComfyUI's conditioning nodes work on it: Average mixes two prompts, Combine"
+                        " lists prompts for one batch, Concat joins their words."
+                    ),
                 ),
-                io.String.Output("text", tooltip="The text that was read, the expansion included; one line for each prompt."),
+                io.String.Output(
+                    "text",
+                    display_name="text",
+                    tooltip="The text that was read, the expansion included; one line for each prompt.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, prompt, one_per_line, expand, instruction, seed, temperature, max_tokens, llm=None, clip=None, gan=None):
+    def execute(
+        cls, prompt, one_per_line, expand, instruction, seed, temperature, max_tokens, llm=None, clip=None, gan=None
+    ) -> io.NodeOutput:
         if llm is None and clip is None:
             raise ValueError("Nothing can read the prompt: connect Load LLM to the LLM Prompt Encoder, or a CLIP.")
         prompts = [line for line in prompt.splitlines() if line.strip()] or [""] if one_per_line else [prompt]
@@ -228,12 +267,18 @@ class PromptEncoder(io.ComfyNode):
 
 
 def _writer(llm: Language | None, clip: Any):
-    """What expands prompts: the CLIP if it writes (ComfyUI 0.15 and later, language models only), else the LLM."""
-    if hasattr(clip, "generate"):
+    """What expands prompts: the CLIP if it writes, else the LLM."""
+    if clip is not None and _writes(clip):
         return lambda *request: _expand_by_clip(clip, *request)
     if llm is None:
-        raise ValueError("This CLIP cannot write an expansion in this version of ComfyUI: connect Load LLM, or turn expand off.")
+        raise ValueError("This CLIP cannot write an expansion: connect Load LLM, or turn expand off.")
     return llm.expand
+
+
+def _writes(clip: Any) -> bool:
+    # Since ComfyUI 0.15 every CLIP has `generate`, but only a language model has something behind it.
+    parts = clip.cond_stage_model.modules() if hasattr(clip, "generate") else ()
+    return any(hasattr(getattr(part, "transformer", None), "generate") for part in parts)
 
 
 def _expand_by_clip(
@@ -243,8 +288,9 @@ def _expand_by_clip(
     for prompt in prompts:
         # The tokenizer of a CLIP puts the instruction into the turns of its model by itself.
         tokens = clip.tokenize(writing_prompt(prompt, instruction, chat=str), skip_template=False, min_length=1)
-        written = clip.generate(tokens, do_sample=temperature > 0, max_length=max_tokens, temperature=max(temperature, 0.01),
-                                seed=seed)
+        written = clip.generate(
+            tokens, do_sample=temperature > 0, max_length=max_tokens, temperature=max(temperature, 0.01), seed=seed
+        )
         expanded.append(accept(prompt, clip.decode(written)))
     return expanded
 

@@ -16,7 +16,7 @@ _LATER = {"advanced", "search_aliases"}
 
 
 def declare(kind: Callable[..., Any], *args: Any, **fields: Any) -> Any:
-    """`kind(*args, **fields)`, a schema or an input, without the fields that this version of ComfyUI does not know yet."""
+    """`kind(*args, **fields)`, a schema or an input, without the fields that this version of ComfyUI does not know."""
     known = inspect.signature(kind).parameters
     return kind(*args, **{name: value for name, value in fields.items() if name in known or name not in _LATER})
 
@@ -30,6 +30,8 @@ def precision_input() -> io.Combo.Input:
         "precision",
         options=["auto", "fp32", "bf16", "fp16"],
         default="auto",
-        tooltip="Number format of the weights. auto asks ComfyUI what this device computes well in, so --force-fp32 and "
-        "--force-fp16 hold; on a CPU it is fp32. In fp32 a seed gives the same picture on every machine.",
+        tooltip=(
+            "Number format of the weights. auto asks ComfyUI what this device computes well in, so --force-fp32 and "
+            "--force-fp16 hold; on a CPU it is fp32. In fp32 a seed gives the same picture on every machine."
+        ),
     )

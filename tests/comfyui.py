@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,19 +60,17 @@ def _python(comfyui: Path) -> str:
 class Server:
     """ComfyUI on the CPU with this pack as its only custom nodes; a context manager that stops it."""
 
-    def __init__(self, *arguments: str, gan: Path | None = None, timeout: float = 180):
-        """`arguments` go to ComfyUI; `gan` is a checkpoint to list in models/gan. Waits until the server answers."""
+    def __init__(self, *arguments: str, timeout: float = 300):
+        """`arguments` go to ComfyUI's command line. Waits until the server answers."""
         comfyui = find_comfyui()
         self._base = tempfile.TemporaryDirectory(prefix="llm-gan-comfyui-", ignore_cleanup_errors=True)
         base = Path(self._base.name)
-        for folder in ("custom_nodes", "input", "output", "temp", "user/default", "models/gan"):
+        for folder in ("custom_nodes", "input", "output", "temp", "user/default", "models"):
             (base / folder).mkdir(parents=True)
         (base / "custom_nodes" / PACK_NAME).symlink_to(PACK, target_is_directory=True)
-        if gan is not None:
-            (base / "models" / "gan" / gan.name).symlink_to(gan)
         default_home().mkdir(parents=True, exist_ok=True)
         (base / "models" / "LLM").symlink_to(default_home(), target_is_directory=True)
-        # A page that has never been opened would greet the user in front of the graph.
+        # Else the page greets a new user with a dialog in front of the graph.
         settings = {"Comfy.TutorialCompleted": True, "Comfy.Release.ShowNotifications": False}
         (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(settings))
 
@@ -152,7 +151,7 @@ class Server:
             raise RuntimeError(f"ComfyUI refused a node: {answer['node_errors']}")
         return answer["prompt_id"]
 
-    def wait(self, prompt_id: str, timeout: float = 120) -> dict[str, Any]:
+    def wait(self, prompt_id: str, timeout: float = 300) -> dict[str, Any]:
         """The history of a queued graph, as soon as it is over, whether or not it went well."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -202,10 +201,11 @@ class Page:
                 "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])
             self.page = self._browser.new_page(viewport={"width": 1600, "height": 900})
-            self.page.set_default_timeout(90_000)
+            self.page.set_default_timeout(180_000)
             self.page.goto(server.url, wait_until="domcontentloaded")
-            # The first graph is loaded last in the page's start: loading another before would lose it.
-            self.page.wait_for_function("window.app?.graph?.nodes?.length && window.app.extensionManager?.workflow?.activeWorkflow")
+            # The page opens a graph of its own at the end of its start, in place of any that was loaded before.
+            ready = "window.app?.graph?.nodes?.length && window.app.extensionManager?.workflow?.activeWorkflow"
+            self.page.wait_for_function(ready)
         except BaseException:
             self._playwright.stop()
             raise
@@ -227,10 +227,27 @@ class Page:
         self.page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
         return self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
 
-    def nodes(self) -> list[dict[str, Any]]:
-        """The nodes of the loaded graph: id, type, pos, size, widget values, and whether the page draws them as faulty."""
-        return self.page.evaluate("""() => window.app.graph.nodes.map(node => ({
-            id: node.id, type: node.type, pos: [...node.pos], size: [...node.size],
-            widgets: (node.widgets ?? []).map(widget => widget.value),
+    def open_template(self, name: str) -> None:
+        """Open a workflow of the pack from the template browser, by clicking as a user does."""
+        self.page.evaluate("() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
+        for text in (PACK_NAME, name):
+            # Not `click`: it waits for animations, which take long where pages are drawn without a GPU.
+            self.page.get_by_role("dialog").get_by_text(text, exact=True).first.dispatch_event("click")
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """The nodes of the loaded graph by id: type, bounds (left, top, right, bottom), and whether it is drawn as faulty."""
+        return self.page.evaluate("""() => Object.fromEntries(window.app.graph.nodes.map(node => [node.id, {
+            type: node.type,
+            bounds: [node.pos[0], node.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT,
+                     node.pos[0] + node.size[0], node.pos[1] + node.size[1]],
             faulty: Boolean(node.has_errors) || !(node.type in window.LiteGraph.registered_node_types),
-        }))""")
+        }]))""")
+
+    def overlaps(self) -> list[tuple[str, str]]:
+        """The ids of nodes of the loaded graph that cover each other."""
+        bounds = {name: node["bounds"] for name, node in self.nodes().items()}
+        return [
+            (a, b)
+            for (a, (left, top, right, bottom)), (b, other) in combinations(bounds.items(), 2)
+            if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom
+        ]

@@ -46,8 +46,9 @@ class TrainingConfig:
     images: int = 300_000  # real pictures shown in all, over every process
     batch_size: int = 8  # of one process
     lr_generator: float = 3e-4  # about 1 % of a weight a step: at several times that the weights wander, and their average blurs
+    lr_text: float = 3e-4
     lr_discriminator: float = 5e-4
-    betas: tuple[float, float] = (0.5, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 200  # steps
     decay: float = 0.3  # last part of the run over which the learning rates fall to a twentieth
     ema_half_life: int = 5_000  # images, at most a tenth of those seen
@@ -88,7 +89,15 @@ class Trainer:
                 parametrizations.spectral_norm(module)
         self.trained = [p for p in self.discriminator.parameters() if p.requires_grad]
         self.optimizers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), config.lr_generator, config.betas, fused=True),
+            "generator": torch.optim.Adam(
+                [
+                    {"params": list(self.generator.text.parameters()), "base_lr": config.lr_text},
+                    {"params": [p for n, p in self.generator.named_parameters() if not n.startswith("text.")]},
+                ],
+                config.lr_generator,
+                config.betas,
+                fused=True,
+            ),
             "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, config.betas, fused=True),
         }
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
@@ -207,7 +216,7 @@ class Trainer:
         factor = min(1.0, (self.step_number + 1) / config.warmup) * max(min(1.0, left), 0.05)
         for name, rate in (("generator", config.lr_generator), ("discriminator", config.lr_discriminator)):
             for group in self.optimizers[name].param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = group.get("base_lr", rate) * factor
 
     def _update(self, name: str, parameters: list[nn.Parameter], backward: Callable[[], None]) -> None:
         self.optimizers[name].zero_grad(set_to_none=True)

