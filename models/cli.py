@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int, default=8, help="of each process (8)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+    train.add_argument("--start-from", type=Path, metavar="FILE", help="begin with the weights of this checkpoint")
     train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
 
     icons = command("icons", _icons, "Build the icon data set that the bundled model was trained on.")
@@ -185,7 +186,8 @@ def _train(options: argparse.Namespace) -> None:
     with _bar("pictures") as bar:
         train_folder(
             options.data, options.out, run, resolution=options.resolution, images=options.images,
-            batch_size=options.batch_size, seed=options.seed, resume=options.resume, llm=options.llm, progress=bar,
+            batch_size=options.batch_size, seed=options.seed, resume=options.resume, start_from=options.start_from,
+            llm=options.llm, progress=bar,
         )  # fmt: skip
     print(f"{options.out}, with its log and samples in {run}{os.sep}")
 

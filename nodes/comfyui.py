@@ -25,7 +25,7 @@ _PART_CPU, _PART_GPU = 16, 128
 
 
 class LLMGAN(nn.Module):
-    """What ComfyUI moves about and logs. It sets attributes on it, such as `device`, that networks have of their own."""
+    """What ComfyUI moves about and logs. It sets attributes on it, as `device`, that networks have of their own."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -66,7 +66,7 @@ _shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
 
 def shared(key: Hashable, load: Callable[[], T]) -> T:
-    """What `load` returns, or what a graph still holds that was loaded under this key: ComfyUI's executor is the cache."""
+    """What `load` returns, or what a graph still holds that was loaded under this key: the executor is the cache."""
     value = _shared.get(key)
     if value is None:
         # Weights made under the executor's inference mode could neither be moved outside of it nor trained.

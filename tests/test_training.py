@@ -180,6 +180,30 @@ def test_an_interrupted_run_leaves_a_checkpoint(folder, tmp_path):
         train(gan, dataset, TrainingConfig(images=80, batch_size=8), tmp_path / "run")
 
 
+def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
+    from llm_gan.models.training import run
+
+    class Model(Reader):
+        width = WIDTH
+
+    monkeypatch.setattr(run.LanguageModel, "load", lambda name: Model())
+    monkeypatch.setattr(run.EfficientNetLite, "pretrained", lambda: run.EfficientNetLite())
+    first = run.train_folder(folder, tmp_path / "a.safetensors", tmp_path / "a", resolution=16, images=16)
+    second = run.train_folder(
+        folder, tmp_path / "b.safetensors", tmp_path / "b", resolution=16, images=8, start_from=tmp_path / "a.safetensors"
+    )
+    other = run.train_folder(folder, tmp_path / "c.safetensors", tmp_path / "c", resolution=16, images=8, seed=1)
+    condition = Reader().encode(["red square"], Reader().recipe(), 0, None)
+    pictures = [gan.generate(condition, gan.sample_z(0, 1))[0] for gan in (first, second, other)]
+    near, far = ((pictures[0] - picture).abs().mean().item() for picture in pictures[1:])
+    assert near < far / 3
+    assert torch.equal(first.condition_norm.whitening, second.condition_norm.whitening)
+    with pytest.raises(ValueError, match="32 px"):
+        run.train_folder(
+            folder, tmp_path / "d.safetensors", tmp_path / "d", resolution=32, images=8, start_from=tmp_path / "a.safetensors"
+        )
+
+
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(*setup(folder, tmp_path), TrainingConfig(), tmp_path / "run", resume=True)

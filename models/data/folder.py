@@ -1,7 +1,7 @@
 """A folder of captioned pictures, read into tensors.
 
-Two layouts: `metadata.jsonl` with one object a line (`file_name`; `captions`: a list, or lists by language; optionally
-`style`, `style_captions` and `split`, as `llm_gan.models.data.icons` writes them), or a `.txt` file of captions, one a
+Two layouts: `metadata.jsonl` with one object a line (`file_name`; `captions`: a list, or by language lists of a name and the
+keywords behind it; optionally `style`, `style_captions` and `split`, as `llm_gan.models.data.icons` writes them), or a `.txt` file of captions, one a
 line, beside each picture.
 """
 
@@ -19,10 +19,14 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and what may be said of it. Plain captions may be shared by several pictures; styled ones name the look too."""
+    """A picture and what may be said of it: what it shows, words that only hint at it, and what it shows in which style.
+
+    Several pictures may share a caption, and many a keyword; a styled caption should be one picture's own.
+    """
 
     path: Path
     captions: tuple[str, ...]
+    keywords: tuple[str, ...] = ()
     styled: tuple[str, ...] = ()
     concept: str = ""
     style: str = ""
@@ -64,7 +68,8 @@ def _from_metadata(metadata: Path) -> list[Example]:
         examples.append(
             Example(
                 path,
-                tuple(caption for texts in by_language.values() for caption in texts),
+                tuple(text for texts in by_language.values() for text in (texts[:1] if by_language is captions else texts)),
+                tuple(text for texts in by_language.values() for text in texts[1:] if by_language is captions),
                 tuple(_styled(by_language, templates)),
                 entry.get("concept", ""),
                 style,

@@ -16,6 +16,7 @@ from ..gan import ConditionNorm
 from ..language.model import LanguageModel
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
+KEYWORD = 0.08  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
 LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one style share
 
 
@@ -35,8 +36,9 @@ class Dataset:
     tokens: Tensor  # fp16 [M,T,C], normalised
     pooled: Tensor  # fp32 [M,P], normalised
     mask: Tensor  # bool [M,T]
-    plain: list[Tensor]  # for each picture, the captions that do not name its style
-    styled: list[Tensor]  # and those that do
+    plain: list[Tensor]  # for each picture, the captions that do not name its style,
+    keywords: list[Tensor]  # its keywords,
+    styled: list[Tensor]  # and the captions that name its style
     meant: list[Tensor]  # for each caption, the pictures it may mean
     anchors: Tensor  # [N,z_dim], unit vectors: where in z each picture lies
     texts: list[str]  # for each caption
@@ -49,14 +51,17 @@ class Dataset:
         vectors, every picture has its share of the latent space, and pictures of one style share a region of it.
         """
         chosen = torch.randint(len(self.pictures), (batch,), generator=generator).tolist()
-        name_style = (torch.rand(batch, generator=generator) < STYLED).tolist()
+        kind = torch.rand(batch, generator=generator).tolist()
         which = torch.rand(batch, generator=generator).tolist()
         z = torch.randn(batch, self.anchors.shape[1], generator=generator)
         captions, pictures = [], []
         for i, picture in enumerate(chosen):
-            options = self.styled[picture] if name_style[i] and len(self.styled[picture]) else self.plain[picture]
-            # Squaring favours the first captions, the names, over the keywords behind them.
-            caption = int(options[int(which[i] ** 2 * len(options))])
+            options = self.plain[picture]
+            if kind[i] < STYLED and len(self.styled[picture]):
+                options = self.styled[picture]
+            elif kind[i] > 1 - KEYWORD and len(self.keywords[picture]):
+                options = self.keywords[picture]
+            caption = int(options[int(which[i] * len(options))])
             meant = self.meant[caption]
             captions.append(caption)
             pictures.append(int(meant[(self.anchors[meant] @ z[i]).argmax()]))
@@ -84,25 +89,24 @@ def build_dataset(
     examples = [example for example in examples if example.split == "train"]
     if not examples:
         raise ValueError("No picture is left to train on: every one belongs to a held-out split.")
-    texts = sorted({text for example in examples for text in (*example.captions, *example.styled)})
+    kinds = [[getattr(example, kind) for example in examples] for kind in ("captions", "keywords", "styled")]
+    texts = sorted({text for kind in kinds for captions in kind for text in captions})
     index = {text: i for i, text in enumerate(texts)}
     condition = _conditions(texts, model, cache, progress)
     if fit:
         norm.fit(condition)
     tokens, pooled = norm(condition.tokens, condition.pooled)
-    plain = [torch.tensor([index[text] for text in example.captions]) for example in examples]
-    styled = [torch.tensor([index[text] for text in example.styled], dtype=torch.long) for example in examples]
+    numbered = [[torch.tensor([index[text] for text in captions], dtype=torch.long) for captions in kind] for kind in kinds]
     meant: list[list[int]] = [[] for _ in texts]
-    for i, captions in enumerate(zip(plain, styled)):
+    for picture, captions in enumerate(zip(*numbered)):
         for caption in torch.cat(captions).unique().tolist():
-            meant[caption].append(i)
+            meant[caption].append(picture)
     return Dataset(
         read_pictures(examples, resolution),
         tokens.mul(condition.mask[:, :, None]).half(),
         pooled,
         condition.mask,
-        plain,
-        styled,
+        *numbered,
         [torch.tensor(pictures) for pictures in meant],
         _anchors(examples, z_dim),
         texts,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..checkpoint import save_gan
+from ..checkpoint import load_gan, save_gan
 from ..data.folder import read_folder
 from ..discriminator import DiscriminatorConfig
 from ..features import EfficientNetLite
@@ -32,11 +32,13 @@ def train_folder(
     batch_size: int = 8,
     seed: int = 0,
     resume: bool = False,
+    start_from: Path | None = None,
     llm: str | None = None,
     progress: Callable[..., None] | None = None,
 ) -> GAN:
     """Train on the captioned pictures of `data` and write the checkpoint `out`; `run` keeps log, samples and state.
 
+    `start_from` is a checkpoint of the same resolution and language model whose weights a new run begins with.
     Started by `torchrun`, the processes share the work: each draws its own batches and all average their gradients.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
@@ -61,12 +63,21 @@ def train_folder(
     gan.discriminator.projected.features = features
     if resume:
         gan.condition_norm.load_state_dict(under("condition_norm.", read_state(run)))
+    elif start_from is not None:
+        _begin_with(gan, load_gan(start_from))
 
     first = not dist.is_initialized() or dist.get_rank() == 0
     if not first:
         dist.barrier()  # the first process encodes the captions, the others find them in the cache
     dataset = build_dataset(
-        examples, resolution, generator.z_dim, model, gan.condition_norm, run / "cache", not resume, progress if first else None
+        examples,
+        resolution,
+        generator.z_dim,
+        model,
+        gan.condition_norm,
+        run / "cache",
+        fit=not resume and start_from is None,
+        progress=progress if first else None,
     )
     if first and dist.is_initialized():
         dist.barrier()
@@ -79,3 +90,16 @@ def train_folder(
         contact_sheet(probe(trained, dataset, *PREVIEW), PREVIEW[1]).save(png, "PNG")
         save_gan(trained, out, preview=png.getvalue())
     return trained
+
+
+def _begin_with(gan: GAN, other: GAN) -> None:
+    """Copy the weights of `other` into `gan`. ValueError, in one sentence, where they are not of one kind."""
+    difference = gan.recipe.difference(other.recipe)
+    if difference:
+        raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
+    if other.generator.config != gan.generator.config or other.discriminator is None:
+        raise ValueError(
+            f"The checkpoint to start from draws {other.resolution} px and this run {gan.resolution} px, or it is of another "
+            "build or was saved without its discriminator: start from one that fits, or from nothing."
+        )
+    gan.load_state_dict(other.state_dict())

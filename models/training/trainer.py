@@ -48,7 +48,7 @@ class TrainingConfig:
     lr_generator: float = 3e-4  # about 1 % of a weight a step: at several times that the weights wander, and their average blurs
     lr_text: float = 3e-4
     lr_discriminator: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)  # of the generator's Adam; the discriminator's has the (0.5, 0.99) of a game
     warmup: int = 200  # steps
     decay: float = 0.3  # last part of the run over which the learning rates fall to a twentieth
     ema_half_life: int = 5_000  # images, at most a tenth of those seen
@@ -98,7 +98,7 @@ class Trainer:
                 config.betas,
                 fused=True,
             ),
-            "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, config.betas, fused=True),
+            "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, (0.5, 0.99), fused=True),
         }
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         self.world = dist.get_world_size() if dist.is_initialized() else 1
