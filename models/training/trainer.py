@@ -45,19 +45,19 @@ CLIP = 2.0  # a gradient longer than this many times its running norm is cut: on
 class TrainingConfig:
     images: int = 300_000  # real pictures shown in all, over every process
     batch_size: int = 8  # of one process
-    lr_generator: float = 3e-4  # about 1 % of a weight a step: at several times that the weights wander, and their average blurs
-    lr_text: float = 3e-4
+    lr_generator: float = 6e-4  # about 2 % of a weight a step: at several times that the weights wander, and their average blurs
+    lr_text: float = 6e-4
     lr_discriminator: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.99)  # of the generator's Adam; the discriminator's has the (0.5, 0.99) of a game
     warmup: int = 200  # steps
-    decay: float = 0.3  # last part of the run over which the learning rates fall to a twentieth
+    decay: float = 0.2  # last part of the run over which the learning rates fall to a twentieth
     ema_half_life: int = 5_000  # images, at most a tenth of those seen
     augment: float = 0.7  # probability of each augmentation
     paired: float = 1.0  # shares of the generator's step: features of the paired drawing,
     pixel: float = 1.2  # its pixels,
     adversarial: tuple[float, float] = (0.15, 0.6)  # the projected discriminator, from its first step to the last,
     raw: tuple[float, float] = (0.05, 0.25)  # and the raw-pixel discriminator
-    adversarial_from: float = 0.75  # of the run: a discriminator that meets blurs wins at once, and teaches nothing
+    adversarial_from: float = 0.9  # of the run: a discriminator that meets blurs wins at once, and teaches nothing
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
     seed: int = 0
 
