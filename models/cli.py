@@ -84,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    import torch
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     from .language.model import LanguageModel
+    from .pictures import contact_sheet, to_uint8
 
     if not 1 <= options.n <= 100_000:
         raise ValueError(f"-n {options.n}: draw from 1 to 100000 pictures a prompt.")
@@ -109,8 +109,7 @@ def _generate(options: argparse.Namespace) -> None:
         images, _ = gan.generate(condition, z, options.truncation, progress=bar)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    pixels = images.mul(255).round().to(torch.uint8).numpy()
-    for i, picture in enumerate(pixels):
+    for i, picture in enumerate(to_uint8(images)):
         info = PngInfo()
         settings = {
             "prompt": texts[i // options.n],
@@ -126,7 +125,7 @@ def _generate(options: argparse.Namespace) -> None:
         Image.fromarray(picture).save(options.out / name, pnginfo=info)
     columns = options.columns or options.n
     contact_sheet(images, columns).save(options.out / "sheet.png")
-    print(f"{_count(len(pixels), 'picture')} and sheet.png in {options.out}{os.sep}")
+    print(f"{_count(len(images), 'picture')} and sheet.png in {options.out}{os.sep}")
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -134,8 +133,9 @@ def _score(options: argparse.Namespace) -> None:
     import torch
     from PIL import Image
 
-    from .gan import Scores, resize
+    from .gan import Scores
     from .language.model import LanguageModel
+    from .pictures import from_network, to_network
 
     device = _device(options.device)
     images, prompts = [], []
@@ -147,8 +147,8 @@ def _score(options: argparse.Namespace) -> None:
                 pixels = torch.from_numpy(np.array(image.convert("RGB"))).float().div(255)
         except OSError:
             raise ValueError(f"{path} is not a picture that can be read.") from None
-        images.append(resize(pixels.permute(2, 0, 1)[None], gan.resolution)[0].permute(1, 2, 0))
-    stack = torch.stack(images)
+        images.append(from_network(to_network(pixels[None], gan.resolution)))
+    stack = torch.cat(images)
     scores = gan.score(stack)
     told = [i for i, prompt in enumerate(prompts) if prompt is not None]
     if told:
@@ -199,20 +199,6 @@ def _icons(options: argparse.Namespace) -> None:
     with _bar("drawings") as bar:
         summary = build(options.packages, options.out, size=options.size, sets=sets, fetch=options.fetch, progress=bar)
     print(f"{summary['drawings']} drawings of {summary['concepts']} concepts in {options.out}{os.sep}")
-
-
-def contact_sheet(images, columns: int):
-    """images [N,H,W,3] in 0..1 -> one PIL picture, `columns` wide, row by row on white."""
-    import numpy as np
-    from PIL import Image
-
-    count, height, width, _ = images.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
-    for i, picture in enumerate(images.mul(255).round().byte().numpy()):
-        top, left = i // columns * height, i % columns * width
-        sheet[top : top + height, left : left + width] = picture
-    return Image.fromarray(sheet)
 
 
 def _load_gan(options: argparse.Namespace, device):

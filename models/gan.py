@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .condition import Condition, Recipe
 from .discriminator import Discriminator, DiscriminatorConfig
 from .generator import Generator, GeneratorConfig
+from .pictures import from_network, to_network
 
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
 
@@ -159,7 +160,7 @@ class GAN(nn.Module):
             tokens, text, mask = self.generator.text(tokens, pooled, part.mask)
             styles = self.generator.styles(z[rows].to(self.device, self.dtype), text, truncation_psi)
             images = self.generator.synthesize(styles, tokens, mask)
-            return images.clamp(-1, 1).add(1).mul(0.5).permute(0, 2, 3, 1).cpu(), styles.float().cpu()
+            return from_network(images).cpu(), styles.float().cpu()
 
         images, styles = in_parts(draw, len(z), batch_size, progress)
         return images, Latent(z.float().cpu(), styles)
@@ -186,26 +187,18 @@ class GAN(nn.Module):
                 )
 
         def judge(rows: slice) -> tuple[Tensor, Tensor]:
-            x = resize(images[rows].permute(0, 3, 1, 2).to(self.device, torch.float32), self.resolution)
+            x = to_network(images[rows].to(self.device), self.resolution)
             if condition is None:
                 text = x.new_zeros(len(x), self.generator.config.pooled_dim)
             else:
                 part = (condition[rows] if len(condition) > 1 else condition).to(self.device)
                 text = self.condition_norm(part.tokens, part.pooled)[1].expand(len(x), -1)
-            realism, alignment = self.discriminator(x.mul(2).sub(1).to(self.dtype), text.to(self.dtype))
+            realism, alignment = self.discriminator(x.to(self.dtype), text.to(self.dtype))
             if condition is None:
                 alignment = torch.zeros_like(alignment)
             return realism.float().cpu(), alignment.float().cpu()
 
         return Scores(*in_parts(judge, len(images), batch_size, progress))
-
-
-def resize(images: Tensor, resolution: int) -> Tensor:
-    """images [B,3,H,W] -> [B,3,R,R], antialiased; unchanged where the size is right."""
-    if images.shape[2:] == (resolution, resolution):
-        return images
-    size = (resolution, resolution)
-    return torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def in_parts(

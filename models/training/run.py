@@ -16,8 +16,9 @@ from ..gan import GAN, Card
 from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
+from ..pictures import contact_sheet, from_network
 from .dataset import build_dataset
-from .trainer import TrainingConfig, check_run, contact_sheet, probe, read_state, train, under
+from .trainer import TrainingConfig, check_run, probe, read_state, train, under
 
 PREVIEW = (4, 4)  # captions down, latents across
 
@@ -87,7 +88,7 @@ def train_folder(
     trained = train(gan, dataset, config, run, resume, progress=progress if first else None)
     if first:
         png = io.BytesIO()
-        contact_sheet(probe(trained, dataset, *PREVIEW), PREVIEW[1]).save(png, "PNG")
+        contact_sheet(from_network(probe(trained, dataset, *PREVIEW)), PREVIEW[1]).save(png, "PNG")
         save_gan(trained, out, preview=png.getvalue())
     return trained
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from ..checkpoint import save_gan
 from ..gan import GAN
+from ..pictures import contact_sheet, from_network
 from .augment import Augmentation
 from .dataset import Batch, Dataset
 from .losses import (
@@ -352,7 +352,7 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
-    """Pictures [captions·latents,3,R,R] in about -1..1: a few plain names of the training data, each with the same few z."""
+    """Pictures [captions·latents,3,R,R] in about -1..1: a few names from the training data, each with the same few z."""
     random = torch.Generator().manual_seed(0)
     pictures = torch.randperm(len(dataset.pictures), generator=random)[:captions].tolist()
     rows = torch.tensor([int(dataset.plain[i][0]) for i in pictures]).repeat_interleave(latents)
@@ -371,17 +371,9 @@ def vitals(trainer: Trainer) -> dict[str, float]:
     }
 
 
-def contact_sheet(images: Tensor, columns: int) -> Image.Image:
-    """images [N,3,R,R] in -1..1 -> one picture, row by row."""
-    pixels = images.clamp(-1, 1).add(1).mul(127.5).round().byte()
-    rows = [torch.cat(list(row), 2) for row in pixels.split(columns)]
-    rows = [nn.functional.pad(row, (0, rows[0].shape[2] - row.shape[2]), value=255) for row in rows]
-    return Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).numpy())
-
-
 def _save(trainer: Trainer, run: Path) -> None:
     gan = trainer.export()
-    contact_sheet(probe(gan, trainer.dataset, 12, 8), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
+    contact_sheet(from_network(probe(gan, trainer.dataset, 12, 8)), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
     partial = run / "state.partial"
     save_file(trainer.state(), partial)
     partial.replace(run / "state.safetensors")

@@ -1,0 +1,36 @@
+"""Between the networks' pictures, [B,3,R,R] in -1..1, and everyone else's, [B,H,W,3] in 0..1."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def from_network(images: Tensor) -> Tensor:
+    """[B,3,R,R] in about -1..1 -> [B,R,R,3] in 0..1, clamped."""
+    return images.clamp(-1, 1).add(1).mul(0.5).permute(0, 2, 3, 1)
+
+
+def to_network(images: Tensor, resolution: int) -> Tensor:
+    """[B,H,W,3] in 0..1, any size -> [B,3,R,R] in -1..1, antialiased; not resampled where the size is right."""
+    x = images.permute(0, 3, 1, 2).float()
+    if x.shape[2:] != (resolution, resolution):
+        size = (resolution, resolution)
+        x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    return x.mul(2).sub(1)
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """[B,H,W,3] in 0..1 -> the same as bytes."""
+    return images.mul(255).round().byte().cpu().numpy()
+
+
+def contact_sheet(images: Tensor, columns: int) -> Image.Image:
+    """[B,H,W,3] in 0..1 -> one picture, `columns` wide, row by row on white."""
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for i, picture in enumerate(to_uint8(images)):
+        top, left = i // columns * height, i % columns * width
+        sheet[top : top + height, left : left + width] = picture
+    return Image.fromarray(sheet)
