@@ -78,7 +78,7 @@ def save_gan(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a GAN checkpoint, without its tensors. ValueError or FileNotFoundError, one sentence, if it is not one."""
+    """The metadata of a GAN checkpoint, not its tensors. ValueError or FileNotFoundError, one sentence, if it is not one."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name} is not a .safetensors file: only those are read, since other formats can run code.")
     if not path.is_file():

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a GAN on a folder of captioned pictures.")
     train.add_argument("data", type=Path, metavar="DIR")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
-    train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples and state to resume from (FILE without suffix)")
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE without suffix)")
     train.add_argument("--resolution", type=int, default=64, help="pixels, a power of two from 16 to 512 (64)")
     train.add_argument("--images", type=int, default=300_000, help="pictures to show in all (300000)")
     train.add_argument("--batch-size", type=int, default=8, help="of each process (8)")

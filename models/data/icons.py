@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import unicodedata
@@ -447,7 +446,7 @@ def build(folder: Path, out: Path, *, size: int = 128, sets: Iterable[str] = ("m
 
 def write_records(folder: Path, kept: list[tuple[Concept, list[Style]]]) -> dict:
     """Writes `metadata.jsonl` for the drawings kept and returns the counts."""
-    counts, splits, per_style = Counter(), Counter(), {}
+    splits, per_style = Counter(), {}
     with open(folder / "metadata.jsonl", "w", encoding="utf-8") as lines:
         for concept, styles in sorted(kept, key=lambda item: item[0].name):
             split = split_styles(concept.name, [style.name for style in styles])

@@ -21,7 +21,7 @@ LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one style share
 
 
 class Batch(NamedTuple):
-    """B pairs: images [B,3,R,R] in -1..1, normalised tokens [B,T,C], pooled [B,P], mask [B,T], and the z [B,z_dim] to draw with."""
+    """B pairs: images [B,3,R,R] in -1..1, normalised tokens [B,T,C], pooled [B,P], mask [B,T], and the z [B,z_dim] to use."""
 
     images: Tensor
     tokens: Tensor
@@ -46,8 +46,8 @@ class Dataset:
     def draw(self, batch: int, generator: torch.Generator) -> Batch:
         """A batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor it lies nearest.
 
-        A paired loss teaches a generator to ignore z. Pairing z with the picture *before* the loss is taken, as conditional IMLE
-        (Li et al. 2020, arXiv 2004.03590) does after, keeps z alive at no cost: since z ~ N(0,I) and the anchors are unit
+        A paired loss teaches a generator to ignore z. Pairing z with a picture *before* the loss is taken, as conditional
+        IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the anchors are unit
         vectors, every picture has its share of the latent space, and pictures of one style share a region of it.
         """
         chosen = torch.randint(len(self.pictures), (batch,), generator=generator).tolist()

@@ -45,7 +45,7 @@ CLIP = 2.0  # a gradient longer than this many times its running norm is cut: on
 class TrainingConfig:
     images: int = 300_000  # real pictures shown in all, over every process
     batch_size: int = 8  # of one process
-    lr_generator: float = 6e-4  # about 2 % of a weight a step: at several times that the weights wander, and their average blurs
+    lr_generator: float = 6e-4  # some 2 % of a weight a step: far above it the weights wander, and their average blurs
     lr_text: float = 6e-4
     lr_discriminator: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.99)  # of the generator's Adam; the discriminator's has the (0.5, 0.99) of a game
@@ -111,8 +111,7 @@ class Trainer:
         return min(self.images_seen / self.config.images, 1.0)
 
     def step(self) -> dict[str, float]:
-        """One update of G, and of D once it plays, on one batch; returns its figures. Depends on the state and the step's number
-        only."""
+        """One update of G, and of D once it plays; returns its figures. Depends on the state and the step's number only."""
         config, projected = self.config, self.discriminator.projected
         adversarial = self.progress >= config.adversarial_from
         self.gan.train()
