@@ -71,6 +71,7 @@ def save_gan(
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata)
+        partial.chmod(0o644)  # the writer leaves files that no other user may read
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -189,7 +189,8 @@ def _train(options: argparse.Namespace) -> None:
             batch_size=options.batch_size, seed=options.seed, resume=options.resume, start_from=options.start_from,
             llm=options.llm, progress=bar,
         )  # fmt: skip
-    print(f"{options.out}, with its log and samples in {run}{os.sep}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{options.out}, with its log and samples in {run}{os.sep}")
 
 
 def _icons(options: argparse.Namespace) -> None:
