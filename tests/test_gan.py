@@ -81,7 +81,7 @@ def test_truncation_acts_on_z_alone():
     z = gan.sample_z(0, 2)
     drawn = [gan.generate(condition(1).repeat(2), z, psi)[0] for psi in (1.0, 0.5, 0.0)]
     distances = [(d[0] - d[1]).abs().mean().item() for d in drawn]
-    assert distances[0] > distances[1] > distances[2] == 0
+    assert distances[0] > distances[1] > 1e-4 and distances[2] < 1e-6  # rows of a batch may round differently
     prompts, _ = gan.generate(condition(2), z, 0.0)
     assert (prompts[0] - prompts[1]).abs().mean() > 1e-3
 
