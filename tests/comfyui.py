@@ -188,6 +188,7 @@ class Page:
     def __init__(self, server: Server):
         """Raises Missing if there is no Chromium or no playwright."""
         try:
+            from playwright.sync_api import TimeoutError as PageTimeout
             from playwright.sync_api import sync_playwright
         except ImportError:
             raise Missing("no playwright: pip install playwright (its own browsers are not needed)") from None
@@ -195,6 +196,7 @@ class Page:
         browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
         if browser is None:
             raise Missing("no Chromium: install it, or set CHROMIUM to the browser's command")
+        self._timeout = PageTimeout
         self._playwright = sync_playwright().start()
         try:
             self._browser = self._playwright.chromium.launch(executable_path=browser, args=[
@@ -230,9 +232,17 @@ class Page:
     def open_template(self, name: str) -> None:
         """Open a workflow of the pack from the template browser, by clicking as a user does."""
         self.page.evaluate("() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
-        for text in (PACK_NAME, name):
-            # Not `click`: it waits for animations, which take long where pages are drawn without a GPU.
-            self.page.get_by_role("dialog").get_by_text(text, exact=True).first.dispatch_event("click")
+        pack, template = (self.page.get_by_role("dialog").get_by_text(text, exact=True).first for text in (PACK_NAME, name))
+        # Not `click`: it waits for animations, which take long where pages are drawn without a GPU. Once more because the
+        # browser goes back to all templates when their list has arrived, if that is after the pack was chosen.
+        for _ in range(10):
+            pack.dispatch_event("click")
+            try:
+                template.dispatch_event("click", timeout=10_000)
+                return
+            except self._timeout:
+                pass
+        raise TimeoutError(f"The template browser does not show {name}.")
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """The nodes of the loaded graph by id: type, bounds (left, top, right, bottom), and whether it is drawn as faulty."""
