@@ -35,11 +35,17 @@ BOUNDS = {
     "memory": (1, 16384),
     "attention": (4, 64),
     "heads": (1, 64),
+    "concepts": (0, 65536),
+    "looks": (1, 64),
+    "sketch_resolution": (8, 16),
+    "sketch_channels": (1, 64),
+    "look_channels": (1, 64),
     "mixed": (1, 2048),
     "hidden": (1, 2048),
     "embed": (1, 2048),
     "pixel_channels": (1, 2048),
 }
+SINCE_MEMORY = {"concepts", "looks", "sketch_resolution", "sketch_channels", "look_channels"}  # not in the first checkpoints
 RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 
 
@@ -161,9 +167,9 @@ def _config(kind, text: str | None, path: Path):
     """A config dataclass from JSON, each number an integer within its bound."""
     values = _object(text, kind.__name__, path)
     known = {f.name for f in fields(kind)}
-    if values.keys() != known:
-        odd = sorted(values.keys() ^ known)[0]
-        raise ValueError(f"{path.name}: its {kind.__name__} does not have the fields of this version ({str(odd)[:40]}).")
+    odd = sorted((values.keys() ^ known) - (SINCE_MEMORY & known - values.keys()))
+    if odd:
+        raise ValueError(f"{path.name}: its {kind.__name__} does not have the fields of this version ({str(odd[0])[:40]}).")
     for name, value in values.items():
         is_list = isinstance(value, list) and 0 < len(value) <= 8
         numbers = value if is_list else [value]
@@ -180,6 +186,8 @@ def _check_generator(config: GeneratorConfig, path: Path) -> None:
     scales = config.resolution.bit_length() - 3
     if config.resolution not in RESOLUTIONS or len(config.channels) != scales:
         raise ValueError(f"{path.name}: {config.resolution} px with {len(config.channels)} scales is not a generator.")
+    if config.concepts and (config.looks > config.z_dim or config.sketch_resolution * 2 > config.resolution):
+        raise ValueError(f"{path.name}: its memory of {config.looks} looks does not fit its generator.")
     if config.text_dim % (2 * config.heads):
         raise ValueError(f"{path.name}: text_dim {config.text_dim} does not divide among {config.heads} heads.")
 

@@ -157,10 +157,10 @@ class GAN(nn.Module):
         def draw(rows: slice) -> tuple[Tensor, Tensor]:
             part = condition[rows].to(self.device)
             tokens, pooled = (x.to(self.dtype) for x in self.condition_norm(part.tokens, part.pooled))
-            tokens, text, mask = self.generator.text(tokens, pooled, part.mask)
-            styles = self.generator.styles(z[rows].to(self.device, self.dtype), text, truncation_psi)
-            images = self.generator.synthesize(styles, tokens, mask)
-            return from_network(images).cpu(), styles.float().cpu()
+            text = self.generator.read(tokens, pooled, part.mask)
+            code = self.generator.code(z[rows].to(self.device, self.dtype), text, truncation_psi)
+            images = self.generator.synthesize(code, text)
+            return from_network(images).cpu(), code.styles.float().cpu()
 
         images, styles = in_parts(draw, len(z), batch_size, progress)
         return images, Latent(z.float().cpu(), styles)

@@ -2,44 +2,76 @@
 
 A style-based generator (StyleGAN2, Karras et al. 2020, arXiv 1912.04958) that follows StyleGAN-T (Sauer et al. 2023,
 arXiv 2301.09515) in how it takes text: the text vector t bypasses the mapping network, w = [MLP(z), t], so that z cannot
-drown it and truncation acts on z alone; masked cross-attention lets the low resolutions read the prompt's tokens. There
-are no per-pixel noise inputs: the picture is a function of (z, condition) and nothing else.
+drown it and truncation acts on z alone; masked cross-attention lets the low resolutions read the prompt's tokens. A memory
+of concepts (`memory.py`) hands the middle resolution a sketch of what the prompt names, in the look that the prompt asks
+for or, where it does not, that z picks. There are no per-pixel noise inputs: the picture is a function of (z, condition) and
+nothing else.
 
 Everything is written so that fp16 holds (StyleGAN2-ADA, Karras et al. 2020, arXiv 2006.06676, appendix): styles divided by
 their largest entry, activations clamped, the RGB sum kept in fp32.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .memory import ConceptMemory
+
 SQRT2 = 2**0.5
 CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far below fp16's 65504
 RGB_GAIN = 0.1  # with unit gain the pixel range runs away early in training
+LOOK_SHARPNESS = 4.0  # makes one look of the prompt's of nearly every z
+USUAL_LOOK = 2.0  # standard deviations that full truncation puts the first look ahead
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
     resolution: int = 64  # pixels, a power of two, 16 to 512
-    channels: tuple[int, ...] = (512, 256, 128, 64)  # at 4, 8, ... resolution/2 px; the last scale is sub-pixel
+    channels: tuple[int, ...] = (256, 256, 128, 64)  # at 4, 8, ... resolution/2 px; the last scale is sub-pixel
     z_dim: int = 64
     w_dim: int = 128  # width of MLP(z)
     text_dim: int = 256  # width of t and of the refined tokens
     token_dim: int = 640  # width of the condition's tokens
     pooled_dim: int = 256  # width of the normalised pooled vector
-    memory: int = 2048  # hidden units between the pooled vector and t
+    memory: int = 512  # hidden units between the pooled vector and t
     attention: tuple[int, ...] = (8, 16)  # resolutions that attend to the tokens
     heads: int = 4
+    concepts: int = 0  # that the concept memory holds, 0: no such memory,
+    looks: int = 5  # of each that it tells apart,
+    sketch_resolution: int = 16  # pixels,
+    sketch_channels: int = 6  # that all looks share,
+    look_channels: int = 3  # and that each has of its own
 
     @classmethod
     def at(cls, resolution: int, **others) -> "GeneratorConfig":
-        """The default generator for `resolution` pixels: 512 channels at 4 px, halved at every scale down to 32."""
+        """The default generator for `resolution` pixels: 256 channels at 4 and 8 px, halved at every scale down to 32."""
         if resolution not in (16, 32, 64, 128, 256, 512):
             raise ValueError(f"A resolution of {resolution} px cannot be drawn: take 16, 32, 64, 128, 256 or 512.")
         scales = resolution.bit_length() - 3
-        return cls(resolution, tuple(max(512 >> i, 32) for i in range(scales)), **others)
+        channels = tuple(min(max(512 >> i, 32), 256) for i in range(scales))
+        return cls(resolution, channels, sketch_resolution=min(max(resolution // 4, 8), 16), **others)
+
+
+class Text(NamedTuple):
+    """What the generator reads in a prompt: the refined tokens [B,1+T,D] and their mask, the text vector t [B,D], and of
+    its memory the weights of the concepts [B,K] and how much the prompt itself asks for each look [B,L]."""
+
+    tokens: Tensor
+    mask: Tensor
+    vector: Tensor
+    concepts: Tensor | None = None
+    looks: Tensor | None = None
+
+
+class Code(NamedTuple):
+    """All that tells one picture of a prompt from another: a style vector for each convolution, coarse to fine
+    [B,num_styles,w_dim+text_dim], and the sketch [B,C,R,R] from the memory of concepts."""
+
+    styles: Tensor
+    sketch: Tensor | None
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -51,9 +83,9 @@ class TextEncoder(nn.Module):
     """(tokens [B,T,token_dim], pooled [B,pooled_dim], mask [B,T]) -> (refined tokens [B,1+T,D], t [B,D], mask [B,1+T]).
 
     One bidirectional transformer layer repairs what the causal mask of the language model hid from early tokens. The pooled
-    vector goes in front as a token of its own, so that an empty prompt still leaves something to attend to. The wide `memory`
-    is where a concept finds its code: there are more concepts than dimensions in the pooled vector, so that what is linear in
-    it cannot learn one without unlearning others.
+    vector goes in front as a token of its own, so that an empty prompt still leaves something to attend to. `memory` is wide,
+    for there are more concepts than dimensions in the pooled vector: what is linear in it cannot learn one without unlearning
+    others.
     """
 
     def __init__(self, config: GeneratorConfig):
@@ -96,8 +128,8 @@ class MappingNetwork(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(z_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim)
         )
-        # torch's own initialisation would make MLP(z) a tenth of t, and a generator soon learns to do without what whispers.
-        for layer, gain in zip(self.layers[::2], (SQRT2, SQRT2, 1)):
+        # Quieter than t, for to a paired loss most of z is noise, but heard: torch's own initialisation would whisper.
+        for layer, gain in zip(self.layers[::2], (SQRT2, SQRT2, 0.3)):
             nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5)
             nn.init.zeros_(layer.bias)
         self.register_buffer("mean", torch.zeros(w_dim))
@@ -191,14 +223,18 @@ class Scale(nn.Module):
         self.conv0 = None if first else ModulatedConv(in_channels, channels, style_dim)
         attends = resolution in config.attention
         self.attention = CrossAttention(channels, config.text_dim, config.heads) if attends else None
+        sketched = config.concepts and resolution == config.sketch_resolution
+        self.from_sketch = nn.Conv2d(config.sketch_channels + config.look_channels, channels, 1) if sketched else None
         self.conv1 = ModulatedConv(channels, channels, style_dim)
         self.to_rgb = ToRGB(channels, kernel=3, up=2) if last else ToRGB(channels)
 
-    def forward(self, x, rgb, w, tokens, mask):
+    def forward(self, x: Tensor, rgb: Tensor | None, w: tuple[Tensor, Tensor], sketch: Tensor | None, text: Text):
         if self.conv0 is not None:
             x = F.interpolate(self.conv0(x, w[0]), scale_factor=2, mode="bilinear", align_corners=False)
         if self.attention is not None:
-            x = self.attention(x, tokens, mask)
+            x = self.attention(x, text.tokens, text.mask)
+        if self.from_sketch is not None:
+            x = normalize_second_moment(x + self.from_sketch(sketch))
         x = self.conv1(x, w[1])
         share = self.to_rgb(x)
         if rgb is not None:
@@ -210,8 +246,8 @@ class Scale(nn.Module):
 class Generator(nn.Module):
     """(z, condition) -> images [B,3,R,R], nominally -1..1 (not clamped: training penalises what lies outside).
 
-    `styles` and `synthesize` are its two halves; what lies between them, one style vector for each convolution, is what
-    style mixing and walks work on.
+    Three parts that can be called apart: `read` the prompt, make the `code` of one of its pictures, `synthesize` that
+    picture. Style mixing and walks work on the code.
     """
 
     def __init__(self, config: GeneratorConfig):
@@ -220,6 +256,13 @@ class Generator(nn.Module):
         style_dim = config.w_dim + config.text_dim
         self.text = TextEncoder(config)
         self.mapping = MappingNetwork(config.z_dim, config.w_dim)
+        if config.concepts:
+            self.memory = ConceptMemory(config)
+            self.look_from_text = nn.Linear(config.pooled_dim, config.looks)
+            self.look_to_style = nn.Linear(config.looks, config.w_dim, bias=False)
+            nn.init.zeros_(self.look_from_text.weight)
+            nn.init.zeros_(self.look_from_text.bias)
+            nn.init.normal_(self.look_to_style.weight)
         # A 4x4 canvas written by the style itself: StyleGAN's learned constant is its bias.
         self.canvas = nn.Linear(style_dim, config.channels[0] * 16)
         self.scales = nn.ModuleList()
@@ -232,21 +275,42 @@ class Generator(nn.Module):
     def num_styles(self) -> int:
         return 2 * len(self.scales)
 
-    def styles(self, z: Tensor, text: Tensor, truncation_psi: float = 1.0) -> Tensor:
-        """z [B,z_dim], t [B,text_dim] -> ws [B,num_styles,w_dim+text_dim], coarse to fine."""
-        w = torch.cat([self.mapping(z, truncation_psi), text], 1)
-        return w[:, None].expand(-1, self.num_styles, -1)
+    def read(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> Text:
+        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
+        tokens, vector, mask = self.text(tokens, pooled, mask)
+        if not self.config.concepts:
+            return Text(tokens, mask, vector)
+        concepts = self.memory(pooled)
+        # Scaled, or z, whose share is large from the start, would be louder for most of a training.
+        return Text(tokens, mask, vector + concepts @ self.memory.codes, concepts, 8 * self.look_from_text(pooled))
 
-    def synthesize(self, ws: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """ws from `styles`, refined tokens and mask from `text` -> images [B,3,R,R] fp32."""
+    def code(self, z: Tensor, text: Text, truncation_psi: float = 1.0) -> Code:
+        """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
+
+        The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
+        to a blend of all, which would be none.
+        """
+        w, sketch = self.mapping(z, truncation_psi), None
+        if self.config.concepts:
+            picked = truncation_psi * z[:, : self.config.looks]
+            picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
+            looks = (LOOK_SHARPNESS * picked + text.looks).softmax(1)
+            w = w + self.look_to_style(looks)
+            sketch = self.memory.sketch(text.concepts, looks)
+        w = torch.cat([w, text.vector], 1)
+        return Code(w[:, None].expand(-1, self.num_styles, -1), sketch)
+
+    def synthesize(self, code: Code, text: Text) -> Tensor:
+        """The picture of each code [B,3,R,R], fp32."""
+        ws = code.styles
         x = self.canvas(ws[:, 0]).view(len(ws), -1, 4, 4)
         x = normalize_second_moment(x).contiguous(memory_format=torch.channels_last)
         rgb = None
         for i, scale in enumerate(self.scales):
-            x, rgb = scale(x, rgb, (ws[:, 2 * i], ws[:, 2 * i + 1]), tokens, mask)
+            x, rgb = scale(x, rgb, (ws[:, 2 * i], ws[:, 2 * i + 1]), code.sketch, text)
         return rgb
 
     def forward(self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
-        tokens, text, mask = self.text(tokens, pooled, mask)
-        return self.synthesize(self.styles(z, text, truncation_psi), tokens, mask)
+        text = self.read(tokens, pooled, mask)
+        return self.synthesize(self.code(z, text, truncation_psi), text)

@@ -9,15 +9,18 @@ from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
 from llm_gan.models.gan import GAN, ConditionNorm, Scores, in_parts
 from llm_gan.models.generator import Generator, GeneratorConfig
+from llm_gan.models.memory import ConceptMemory
 
 WIDTH = 32
-SMALL = GeneratorConfig(32, (32, 24, 16), z_dim=8, w_dim=16, text_dim=32, token_dim=WIDTH, pooled_dim=16)
+SMALL = GeneratorConfig(
+    32, (32, 24, 16), z_dim=8, w_dim=16, text_dim=32, token_dim=WIDTH, pooled_dim=16, concepts=6, sketch_resolution=8
+)
 
 
-def small_gan(seed: int = 0) -> GAN:
+def small_gan(seed: int = 0, config: GeneratorConfig = SMALL) -> GAN:
     torch.manual_seed(seed)
     discriminator = DiscriminatorConfig(32, 16, mixed=(8, 8, 8, 8), hidden=16, embed=8, pixel_channels=(8, 16))
-    return GAN(SMALL, discriminator, Recipe(model="test", fingerprint="0", width=WIDTH)).requires_grad_(False)
+    return GAN(config, discriminator, Recipe(model="test", fingerprint="0", width=WIDTH)).requires_grad_(False)
 
 
 def condition(count: int, length: int = 5, seed: int = 0) -> Condition:
@@ -29,7 +32,7 @@ def condition(count: int, length: int = 5, seed: int = 0) -> Condition:
 
 @pytest.mark.parametrize("resolution", [16, 64, 128, 256, 512])
 def test_every_resolution_draws(resolution):
-    config = GeneratorConfig.at(resolution, token_dim=WIDTH, pooled_dim=16)
+    config = GeneratorConfig.at(resolution, token_dim=WIDTH, pooled_dim=16, concepts=3)
     generator = Generator(config)
     images = generator(torch.randn(2, 64), torch.randn(2, 3, WIDTH), torch.randn(2, 16), torch.ones(2, 3, dtype=torch.bool))
     assert images.shape == (2, 3, resolution, resolution)
@@ -84,6 +87,48 @@ def test_truncation_acts_on_z_alone():
     assert distances[0] > distances[1] > 1e-4 and distances[2] < 1e-6  # rows of a batch may round differently
     prompts, _ = gan.generate(condition(2), z, 0.0)
     assert (prompts[0] - prompts[1]).abs().mean() > 1e-3
+
+
+def test_memory_finds_a_concept_by_any_of_its_captions():
+    torch.manual_seed(0)
+    memory = ConceptMemory(SMALL)
+    meaning, language = torch.randn(6, 16), torch.randn(2, 16) * 3
+    pooled = (meaning[:, None] + language + torch.randn(6, 2, 16) * 0.2).flatten(0, 1)
+    memory.remember(pooled, [[2 * i, 2 * i + 1] for i in range(6)])
+    weights = memory(pooled)
+    assert torch.allclose(weights.sum(1), torch.ones(12))
+    assert weights.argmax(1).tolist() == [i // 2 for i in range(12)]
+    assert weights.amax(1).min() > 0.5
+
+
+def test_a_look_adds_its_own_features_to_what_the_looks_share():
+    torch.manual_seed(0)
+    memory = ConceptMemory(SMALL)
+    torch.nn.init.normal_(memory.looks[2, 1])
+    concept, looks = torch.eye(6)[[2, 2]], torch.eye(SMALL.looks)[[0, 1]]
+    sketch = memory.sketch(concept, looks)
+    assert sketch.shape == (2, SMALL.sketch_channels + SMALL.look_channels, 8, 8)
+    shared, own = sketch.split([SMALL.sketch_channels, SMALL.look_channels], 1)
+    assert torch.equal(shared[0], memory.shared[2]) and torch.equal(shared[0], shared[1])
+    assert torch.equal(own[1], memory.looks[2, 1]) and own[0].abs().max() == 0  # a look never learnt is silent
+
+
+def test_z_picks_the_look_unless_the_prompt_does():
+    gan = small_gan()
+    torch.nn.init.normal_(gan.generator.memory.looks)
+    z = torch.zeros(2, 8)
+    z[0, 3] = z[1, 4] = 3.0
+    part = condition(1).repeat(2)
+
+    def sketches(psi=1.0):
+        text = gan.generator.read(*gan.condition_norm(part.tokens, part.pooled), part.mask)
+        return gan.generator.code(z, text, psi).sketch
+
+    assert (sketches()[0] - sketches()[1]).abs().max() > 0.1
+    assert (sketches(0.0)[0] - sketches(0.0)[1]).abs().max() == 0
+    gan.generator.look_from_text.bias.data[2] = 10.0
+    asked = sketches()
+    assert (asked[0] - asked[1]).abs().max() < 1e-3
 
 
 def test_a_condition_of_another_recipe_is_refused_in_words():

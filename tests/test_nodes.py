@@ -506,11 +506,11 @@ def test_out_of_memory_is_tried_again_in_smaller_parts(gan, draw, encode, monkey
     expected = draw(conditioning, batch_size=7)[0]
     sizes, original, limit = [], gan.network.generator.synthesize, 2
 
-    def small_memory(ws, *rest):
-        sizes.append(len(ws))
-        if len(ws) > limit:
+    def small_memory(code, text):
+        sizes.append(len(code.styles))
+        if sizes[-1] > limit:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return original(ws, *rest)
+        return original(code, text)
 
     monkeypatch.setattr(gan.network.generator, "synthesize", small_memory)
     assert torch.allclose(draw(conditioning, batch_size=7)[0], expected, atol=1e-5)

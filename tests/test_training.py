@@ -59,10 +59,14 @@ def folder(tmp_path):
 
 def setup(folder, cache, seed=0):
     torch.manual_seed(seed)
-    generator = GeneratorConfig(RESOLUTION, (32, 24), z_dim=8, w_dim=16, text_dim=32, token_dim=WIDTH, pooled_dim=16)
+    generator = GeneratorConfig(
+        RESOLUTION, (32, 24), z_dim=8, w_dim=16, text_dim=32, token_dim=WIDTH, pooled_dim=16, concepts=3, sketch_resolution=8
+    )
     discriminator = DiscriminatorConfig(RESOLUTION, 16, mixed=(8, 8, 8, 8), hidden=16, embed=8, pixel_channels=(16, 16))
     gan = GAN(generator, discriminator, Reader().recipe())
-    return gan, build_dataset(read_folder(folder), RESOLUTION, 8, Reader(), gan.condition_norm, cache)
+    dataset = build_dataset(read_folder(folder), generator, Reader(), gan.condition_norm, cache)
+    gan.generator.memory.remember(dataset.pooled, dataset.concepts)
+    return gan, dataset
 
 
 def test_held_out_pictures_are_never_seen(folder, tmp_path):

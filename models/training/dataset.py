@@ -1,23 +1,27 @@
 """What the trainer draws batches from: pictures, the conditions of their captions, and which caption may mean which picture."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..condition import Condition
 from ..data.folder import Example, read_pictures
 from ..gan import ConditionNorm
+from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
 KEYWORD = 0.08  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
-LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one style share
+LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one look share
+MAX_CONCEPTS = 2048  # that a generator is given memory for
 
 
 class Batch(NamedTuple):
@@ -42,13 +46,14 @@ class Dataset:
     meant: list[Tensor]  # for each caption, the pictures it may mean
     anchors: Tensor  # [N,z_dim], unit vectors: where in z each picture lies
     texts: list[str]  # for each caption
+    concepts: list[list[int]]  # captions that mean the same, named in every language and style
 
     def draw(self, batch: int, generator: torch.Generator) -> Batch:
         """A batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor it lies nearest.
 
         A paired loss teaches a generator to ignore z. Pairing z with a picture *before* the loss is taken, as conditional
         IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the anchors are unit
-        vectors, every picture has its share of the latent space, and pictures of one style share a region of it.
+        vectors, every picture has its share of the latent space, and pictures of one look share a region of it.
         """
         chosen = torch.randint(len(self.pictures), (batch,), generator=generator).tolist()
         kind = torch.rand(batch, generator=generator).tolist()
@@ -71,8 +76,7 @@ class Dataset:
 
 def build_dataset(
     examples: list[Example],
-    resolution: int,
-    z_dim: int,
+    config: GeneratorConfig,
     model: LanguageModel,
     norm: ConditionNorm,
     cache: Path,
@@ -102,15 +106,30 @@ def build_dataset(
         for caption in torch.cat(captions).unique().tolist():
             meant[caption].append(picture)
     return Dataset(
-        read_pictures(examples, resolution),
+        read_pictures(examples, config.resolution),
         tokens.mul(condition.mask[:, :, None]).half(),
         pooled,
         condition.mask,
         *numbered,
         [torch.tensor(pictures) for pictures in meant],
-        _anchors(examples, z_dim),
+        _anchors(examples, config.z_dim, config.looks),
         texts,
+        [[index[text] for text in group] for group in concepts_of(examples)],
     )
+
+
+def concepts_of(examples: list[Example]) -> list[list[str]]:
+    """The captions of every concept: of all training pictures with the same plain captions, those and the styled ones.
+
+    A sample of MAX_CONCEPTS where there are more.
+    """
+    groups: dict[tuple[str, ...], set[str]] = {}
+    for example in examples:
+        if example.split == "train":
+            groups.setdefault(example.captions, set()).update(example.captions, example.styled)
+    kept = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0))[:MAX_CONCEPTS].sort().values.tolist()
+    found = [sorted(texts) for texts in groups.values()]
+    return [found[i] for i in kept]
 
 
 def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -> Condition:
@@ -131,15 +150,20 @@ def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -
     return Condition(stored["tokens"].float(), stored["pooled"], stored["mask"], recipe)
 
 
-def _anchors(examples: list[Example], z_dim: int) -> Tensor:
-    """A unit vector for each picture, shared for the most part by those of one style; the rest tells its pictures apart."""
+def _anchors(examples: list[Example], z_dim: int, looks: int) -> Tensor:
+    """A unit vector for each picture, for the most part the axis of its look; the rest tells pictures of one look apart.
 
-    def unit(text: str) -> Tensor:
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-        return torch.nn.functional.normalize(torch.randn(z_dim, generator=torch.Generator().manual_seed(seed)), dim=0)
-
-    anchors = []
-    for example in examples:
-        own = unit(example.path.name)
-        anchors.append(LOOK_WEIGHT**0.5 * unit(example.style) + (1 - LOOK_WEIGHT) ** 0.5 * own if example.style else own)
-    return torch.nn.functional.normalize(torch.stack(anchors), dim=1)
+    A look is a style, the most frequent first, or without styles the picture's place among those of the same captions.
+    """
+    counts = Counter(example.style for example in examples)
+    styles = sorted(counts, key=lambda style: (-counts[style], style))
+    places: Counter[tuple[str, ...]] = Counter()
+    anchors = torch.empty(len(examples), z_dim)
+    for anchor, example in zip(anchors, examples):
+        look = styles.index(example.style) if example.style else places[example.captions]
+        places[example.captions] += 1
+        seed = int.from_bytes(hashlib.sha256(example.path.name.encode()).digest()[:6], "big")
+        own = torch.randn(z_dim, generator=torch.Generator().manual_seed(seed))
+        axis = torch.eye(z_dim)[look % looks]
+        anchor.copy_(LOOK_WEIGHT**0.5 * axis + (1 - LOOK_WEIGHT) ** 0.5 * F.normalize(own, dim=0))
+    return F.normalize(anchors, dim=1)

@@ -17,7 +17,7 @@ from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from ..pictures import contact_sheet, from_network
-from .dataset import build_dataset
+from .dataset import build_dataset, concepts_of
 from .trainer import TrainingConfig, check_run, probe, read_state, train, under
 
 PREVIEW = (4, 4)  # captions down, latents across
@@ -59,27 +59,31 @@ def train_folder(
         data=f"{sum(e.split == 'train' for e in examples)} pictures of {data.name}",
         licenses=sorted({e.license for e in examples if e.license}),
     )
-    generator = GeneratorConfig.at(resolution, token_dim=model.width)
+    start = None if resume or start_from is None else load_gan(start_from)
+    generator = GeneratorConfig.at(resolution, token_dim=model.width, concepts=len(concepts_of(examples)))
+    if start is not None:
+        generator = start.generator.config
     gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
     gan.discriminator.projected.features = features
     if resume:
         gan.condition_norm.load_state_dict(under("condition_norm.", read_state(run)))
-    elif start_from is not None:
-        _begin_with(gan, load_gan(start_from))
+    elif start is not None:
+        _begin_with(gan, start, resolution)
 
     first = not dist.is_initialized() or dist.get_rank() == 0
     if not first:
         dist.barrier()  # the first process encodes the captions, the others find them in the cache
     dataset = build_dataset(
         examples,
-        resolution,
-        generator.z_dim,
+        generator,
         model,
         gan.condition_norm,
         run / "cache",
-        fit=not resume and start_from is None,
+        fit=not resume and start is None,
         progress=progress if first else None,
     )
+    if not resume and start is None:
+        gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     if first and dist.is_initialized():
         dist.barrier()
     del model
@@ -93,14 +97,14 @@ def train_folder(
     return trained
 
 
-def _begin_with(gan: GAN, other: GAN) -> None:
+def _begin_with(gan: GAN, other: GAN, resolution: int) -> None:
     """Copy the weights of `other` into `gan`. ValueError, in one sentence, where they are not of one kind."""
     difference = gan.recipe.difference(other.recipe)
     if difference:
         raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
-    if other.generator.config != gan.generator.config or other.discriminator is None:
+    if other.resolution != resolution or other.discriminator is None:
         raise ValueError(
-            f"The checkpoint to start from draws {other.resolution} px and this run {gan.resolution} px, or it is of another "
-            "build or was saved without its discriminator: start from one that fits, or from nothing."
+            f"The checkpoint to start from draws {other.resolution} px and this run {resolution} px, or it was saved without "
+            "its discriminator: start from one that fits, or from nothing."
         )
     gan.load_state_dict(other.state_dict())

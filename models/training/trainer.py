@@ -38,6 +38,7 @@ from .losses import (
 log = logging.getLogger(__name__)
 
 FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "match")  # of a step, in the log
+ROWS = ("memory.codes", "memory.shared", "memory.looks")  # parameters of which a step concerns a few rows
 CLIP = 2.0  # a gradient longer than this many times its running norm is cut: one bad batch must not throw Adam off
 
 
@@ -46,10 +47,10 @@ class TrainingConfig:
     images: int = 300_000  # real pictures shown in all, over every process
     batch_size: int = 8  # of one process
     lr_generator: float = 6e-4  # some 2 % of a weight a step: far above it the weights wander, and their average blurs
-    lr_text: float = 6e-4
+    lr_memory: float = 3e-2  # of the rows of the concept memory: each is seen once in hundreds of steps
     lr_discriminator: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.99)  # of the generator's Adam; the discriminator's has the (0.5, 0.99) of a game
-    warmup: int = 200  # steps
+    warmup: int = 100  # steps
     decay: float = 0.2  # last part of the run over which the learning rates fall to a twentieth
     ema_half_life: int = 5_000  # images, at most a tenth of those seen
     augment: float = 0.7  # probability of each augmentation
@@ -91,8 +92,8 @@ class Trainer:
         self.optimizers = {
             "generator": torch.optim.Adam(
                 [
-                    {"params": list(self.generator.text.parameters()), "base_lr": config.lr_text},
-                    {"params": [p for n, p in self.generator.named_parameters() if not n.startswith("text.")]},
+                    {"params": [p for n, p in self.generator.named_parameters() if n not in ROWS]},
+                    {"params": [p for n, p in self.generator.named_parameters() if n in ROWS], "base_lr": config.lr_memory},
                 ],
                 config.lr_generator,
                 config.betas,

@@ -1,0 +1,56 @@
+"""What the generator remembers of its training captions: for each concept a code and a sketch, found by content."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
+
+
+class ConceptMemory(nn.Module):
+    """pooled [B,P] -> (code [B,D], sketches [B,1+L]: one for every look, one shared by all; as features at R px).
+
+    softmax(β cos(W·pooled, keys)) · values, the retrieval of a modern Hopfield network (Ramsauer et al. 2020,
+    arXiv 2008.02217, eq. 3). A decoder alone must write every concept over all the others in the same weights, which takes
+    hundreds of exposures; a row of the memory belongs to one concept, and learns its shapes in a dozen. A prompt that
+    was never trained on reads a blend of the concepts nearest to it.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        size = config.sketch_resolution
+        self.query = nn.Linear(config.pooled_dim, config.pooled_dim, bias=False)
+        nn.init.eye_(self.query.weight)
+        self.keys = nn.Parameter(torch.randn(config.concepts, config.pooled_dim))
+        self.codes = nn.Parameter(torch.randn(config.concepts, config.text_dim) * 0.5)
+        self.shared = nn.Parameter(torch.randn(config.concepts, config.sketch_channels, size, size) * 0.5)
+        # Zero, so that a look never seen for a concept adds nothing to what its other looks share.
+        self.looks = nn.Parameter(torch.zeros(config.concepts, config.looks, config.look_channels, size, size))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """pooled [B,P] -> the weight of every concept [B,K], summing to 1."""
+        similarity = F.normalize(self.query(pooled).float(), dim=1) @ F.normalize(self.keys.float(), dim=1).t()
+        return (SHARPNESS * similarity).softmax(1).to(pooled.dtype)
+
+    def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
+        """Weights of concepts [B,K] and of looks [B,L] -> features [B,C,R,R], the shared ones first."""
+        shared = concepts @ self.shared.flatten(1)
+        own = concepts @ self.looks.flatten(1)
+        own = torch.einsum("bl,blx->bx", looks, own.unflatten(1, (looks.shape[1], -1)))
+        return torch.cat([shared, own], 1).unflatten(1, (-1, *self.shared.shape[2:]))
+
+    @torch.no_grad()
+    def remember(self, pooled: Tensor, groups: list[list[int]]) -> None:
+        """Set the keys: one for each group of captions (rows of pooled [M,P]) that mean the same.
+
+        The query is the linear map that brings the captions of a group together, against how they scatter within it
+        (Fisher's discriminant, shrunk): languages and style words then count for less than what is drawn.
+        """
+        pooled = pooled.double()
+        apart = torch.cat([pooled[rows] - pooled[rows].mean(0) for rows in groups])
+        scatter = apart.t() @ apart / len(apart)
+        level = scatter.diagonal().mean().clamp(min=1e-3)
+        values, vectors = torch.linalg.eigh(0.8 * scatter + 0.2 * level * torch.eye(len(scatter), dtype=torch.float64))
+        query = (vectors * values.rsqrt()).t()
+        self.query.weight.copy_(query / query.norm(dim=1).mean())
+        self.keys.copy_(torch.stack([F.normalize(pooled[rows] @ query.t(), dim=1).mean(0) for rows in groups]))
