@@ -79,6 +79,8 @@ def save_gan(
         save_file(tensors, partial, metadata)
         partial.chmod(0o644)  # the writer leaves files that no other user may read
         partial.replace(path)
+    except SafetensorError as error:  # what its writer makes of a full disk
+        raise OSError(f"{path} cannot be written ({error}): make room, or choose another folder.") from None
     finally:
         partial.unlink(missing_ok=True)
     return path

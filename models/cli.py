@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         options.command(options)
-    except (ValueError, OSError, ModuleNotFoundError, subprocess.CalledProcessError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, subprocess.CalledProcessError, ArithmeticError, MemoryError) as error:
         print(f"llm-gan: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -67,12 +68,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE without suffix)")
     train.add_argument("--resolution", type=int, default=64, help="pixels, a power of two from 16 to 512 (64)")
-    train.add_argument("--images", type=int, default=300_000, help="pictures to show in all (300000)")
-    train.add_argument("--batch-size", type=int, default=8, help="of each process (8)")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
-    train.add_argument("--start-from", type=Path, metavar="FILE", help="begin with the weights of this checkpoint")
+    train.add_argument("--preset", default="balanced", help="quick, balanced or best: how often each picture is shown (balanced)")
+    train.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
+    train.add_argument("--batch-size", type=int, help="of each process (8)")
+    train.add_argument("--seed", type=int, help="(0)")
+    train.add_argument("--config", type=Path, metavar="FILE", help="JSON with any other setting, as a run's config.json")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
+    train.add_argument("--start-from", type=Path, metavar="FILE", help="begin with this checkpoint, of this resolution or less")
     train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    train.add_argument("--tensorboard", action="store_true", help="write the figures for TensorBoard too")
+
+    evaluate = command("evaluate", _evaluate, "Judge a GAN on a folder of captioned pictures: figures, and pictures to look at.")
+    evaluate.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that it was trained on")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="folder for the report and its cache (FILE-evaluation)")
+    evaluate.add_argument("--captions", type=int, default=200, help="captions of each kind to draw (200)")
+    evaluate.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures (0)")
+    add_models(evaluate, gan=False)
 
     icons = command("icons", _icons, "Build the icon data set that the bundled model was trained on.")
     icons.add_argument("--packages", type=Path, required=True, metavar="DIR", help="tarballs made by `npm pack`")
@@ -183,14 +196,86 @@ def _train(options: argparse.Namespace) -> None:
     from .training.run import train_folder
 
     run = options.run_dir or options.out.with_suffix("")
-    with _bar("pictures") as bar:
+    settings = {} if options.config is None else _settings(options.config)
+    given = {name: getattr(options, name) for name in ("images", "batch_size", "seed")}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    device = _device(options.device)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = _device(f"cuda:{os.environ['LOCAL_RANK']}")
+    with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
         train_folder(
-            options.data, options.out, run, resolution=options.resolution, images=options.images,
-            batch_size=options.batch_size, seed=options.seed, resume=options.resume, start_from=options.start_from,
-            llm=options.llm, progress=bar,
+            options.data, options.out, run, resolution=options.resolution, preset=options.preset, settings=settings,
+            resume=options.resume, start_from=options.start_from, llm=options.llm, device=device,
+            tensorboard=options.tensorboard, progress=progress,
         )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         print(f"{options.out}, with its log and samples in {run}{os.sep}")
+
+
+def _settings(path: Path) -> dict:
+    import json
+
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}).") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} should hold one JSON object, as a run's config.json does.")
+    return settings
+
+
+@contextmanager
+def _stop_between_steps(progress):
+    """`progress`, raising KeyboardInterrupt at the end of the step in which Ctrl-C was pressed; a second one does at once."""
+    pressed = False
+
+    def press(*_):
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    def step(*report):
+        progress(*report)
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield step
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluation.evaluate import evaluate, open_folder
+    from .language.model import LanguageModel
+
+    out = options.out or options.gan.with_name(f"{options.gan.stem}-evaluation")
+    examples = open_folder(options.data, out, options.captions)
+    device = _device(options.device)
+    gan = _load_gan(options, device)
+    model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
+    with _bar("captions and pictures") as bar:
+        evaluate(
+            gan, model, examples, out, data=options.data.resolve().name, seed=options.seed, captions=options.captions, progress=bar
+        )
+    print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluation.evaluate import evaluate, open_folder
+    from .language.model import LanguageModel
+
+    out = options.out or options.gan.with_name(f"{options.gan.stem}-evaluation")
+    examples = open_folder(options.data, out, options.captions)
+    device = _device(options.device)
+    gan = _load_gan(options, device)
+    model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
+    with _bar("captions and pictures") as bar:
+        evaluate(
+            gan, model, examples, out, data=options.data.resolve().name, seed=options.seed, captions=options.captions, progress=bar
+        )
+    print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")
 
 
 def _icons(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """All that this pack asks of ComfyUI: devices, precision, memory, progress, cancelling, folders, text on a node."""
 
 import os
+import time
 from collections.abc import Callable, Hashable
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +20,8 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+SAMPLES = Path(__file__).parent.parent / "samples"
 
 # Rows computed at a time: Cancel waits for one part, and more than this is not faster.
 _PART_CPU, _PART_GPU = 16, 128
@@ -161,6 +164,61 @@ def thumbnail(images: Tensor, side: int = 256) -> bytes:
     file = BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def input_folder(name: str) -> Path:
+    """A folder by its full path, by its name in ComfyUI/input, or one of the samples in the pack. ValueError for no name."""
+    if not name.strip():
+        raise ValueError("No folder is given: write its full path, or the name of a folder in ComfyUI/input.")
+    name = Path(name.strip()).expanduser()
+    place = Path(folder_paths.get_input_directory()) / name
+    return SAMPLES.parent / name if not place.exists() and name.parts[0] == SAMPLES.name else place
+
+
+def training_paths(name: str) -> tuple[Path, Path]:
+    """Where a training writes its GAN, and where it keeps its log, samples and state. ValueError for a name that leads
+    elsewhere."""
+    name = name.strip().removesuffix(".safetensors")
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"{name!r} is no name for a GAN: give letters, digits and dashes, without a folder.")
+    home = Path(folder_paths.get_folder_paths("gan")[0])
+    return home / f"{name}.safetensors", Path(folder_paths.get_output_directory()) / "llm-gan" / name
+
+
+class TrainingReport:
+    """Shows on the node how a training goes: bar, samples, loss and time left; and stops it once the user has cancelled."""
+
+    def __init__(self, node: Any):
+        self.node = node
+        self.losses: list[float] = []
+        self._bar = comfy.utils.ProgressBar(1)
+        self._sheet = None
+        self._shown = self._started = time.monotonic()
+        self._first = 0
+
+    def step(self, done: int, total: int, figures: dict[str, float] | None = None) -> None:
+        """Captions read, or with `figures` pictures shown to the GAN."""
+        mm.throw_exception_if_processing_interrupted()
+        now = time.monotonic()
+        if figures is not None:
+            if not self.losses:
+                self._started, self._first = now, done
+            self.losses.append(figures["pixel"])
+        if self._sheet is None and now - self._shown < 1:
+            return
+        preview = None if self._sheet is None else ("JPEG", self._sheet, 512)
+        self._bar.update_absolute(done, total, preview)
+        self._sheet, self._shown = None, now
+        if figures is None:
+            show_text(self.node, f"{done} of {total} captions read")
+        elif done > self._first:
+            left = (total - done) * (now - self._started) / (done - self._first)
+            recent = self.losses[-50:]
+            show_text(self.node, f"{done} of {total} pictures, off by {sum(recent) / len(recent):.3f}, {left / 60:.0f} min left")
+
+    def show(self, sheet: Any) -> None:
+        """A picture to put on the node with its next step."""
+        self._sheet = sheet
 
 
 def show_text(node: Any, text: str) -> None:

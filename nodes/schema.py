@@ -10,6 +10,7 @@ CATEGORY = "LLM-GAN"
 LLM = io.Custom("LLMGAN_LLM")
 GAN = io.Custom("LLMGAN_GAN")
 LATENT = io.Custom("LLMGAN_LATENT")
+DATASET = io.Custom("LLMGAN_DATASET")
 
 # Since 0.10 and 0.11; an unknown field is a TypeError in every version.
 _LATER = {"advanced", "search_aliases"}

@@ -64,7 +64,7 @@ class Server:
         """`arguments` go to ComfyUI's command line. Waits until the server answers."""
         comfyui = find_comfyui()
         self._base = tempfile.TemporaryDirectory(prefix="llm-gan-comfyui-", ignore_cleanup_errors=True)
-        base = Path(self._base.name)
+        base = self.base = Path(self._base.name)
         for folder in ("custom_nodes", "input", "output", "temp", "user/default", "models"):
             (base / folder).mkdir(parents=True)
         (base / "custom_nodes" / PACK_NAME).symlink_to(PACK, target_is_directory=True)
@@ -161,9 +161,9 @@ class Server:
             time.sleep(0.1)
         raise TimeoutError(f"The graph was not done in {timeout:.0f} s:\n{self.tail()}")
 
-    def run(self, graph: dict[str, Any], client: str = "") -> dict[str, Any]:
+    def run(self, graph: dict[str, Any], client: str = "", timeout: float = 300) -> dict[str, Any]:
         """Queue an API graph and wait -> its history. RuntimeError with the server's words if it fails."""
-        history = self.wait(self.queue(graph, client))
+        history = self.wait(self.queue(graph, client), timeout)
         if history["status"]["status_str"] != "success":
             raise RuntimeError(f"The graph failed: {history['status']['messages'][-1]}\n{self.tail()}")
         return history

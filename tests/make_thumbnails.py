@@ -30,7 +30,8 @@ def main(names: list[str]) -> None:
     with Server() as server, Page(server) as page:
         for file in WORKFLOWS:
             if not names or file.stem in names:
-                pictures = server.images(server.run(page.load(json.loads(file.read_text("utf-8")))))
+                history = server.run(page.load(json.loads(file.read_text("utf-8"))), timeout=3600)
+                pictures = [picture for picture in server.images(history) if picture.width == picture.height]  # no plots
                 thumbnail(pictures).save(file.with_suffix(".jpg"), quality=88)
                 print(f"{file.with_suffix('.jpg').name}: of {len(pictures)} pictures")
 

@@ -25,7 +25,8 @@ from llm_gan.models.gan import GAN
 from llm_gan.models.language.model import LanguageModel
 
 NAMES = ["best_of_many", "expand_prompt", "prompt_list", "text_to_image", "text_to_image_chinese"]
-NODES = ["LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN"]
+TRAINING = "train_on_my_folder"
+NODES = ["LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "Dataset", "Train"]
 PICTURES = {"best_of_many": 8, "expand_prompt": 4, "prompt_list": 16, "text_to_image": 4, "text_to_image_chinese": 4}
 
 
@@ -113,9 +114,9 @@ def test_every_node_explains_itself(server):
 
 
 def test_the_template_browser_has_every_workflow(server):
-    assert [file.stem for file in WORKFLOWS] == NAMES
-    assert sorted(server.get_json("workflow_templates")[PACK_NAME]) == NAMES
-    for name in NAMES:
+    assert [file.stem for file in WORKFLOWS] == sorted([*NAMES, TRAINING])
+    assert sorted(server.get_json("workflow_templates")[PACK_NAME]) == sorted([*NAMES, TRAINING])
+    for name in [*NAMES, TRAINING]:
         assert server.get_json(f"api/workflow_templates/{PACK_NAME}/{name}.json") == workflow(name)
         thumbnail = Image.open(BytesIO(server.get(f"api/workflow_templates/{PACK_NAME}/{name}.jpg")))
         assert thumbnail.format == "JPEG" and np.asarray(thumbnail).std() > 10
@@ -133,7 +134,7 @@ def test_a_workflow_opens_from_the_template_browser(page):
 # -------------------------------------------------------------------------------------------------- the workflows
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, TRAINING])
 def test_a_workflow_opens_as_it_was_saved(server, page, name):
     graph, saved = page.load(workflow(name)), workflow(name)
     known = server.get_json("object_info")
@@ -191,6 +192,61 @@ def test_the_best_are_kept(server, page, judge):
     totals = gan.score(torch.from_numpy(ranked), language.encode(best.prompts, gan.recipe)).total
     # Of pictures that were enlarged and rounded to 8 bits, so that near equals may change places.
     assert totals[:8].mean() > totals[8:].mean()
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def trained(server, page):
+    """The training workflow as shipped, but for its length -> its graph and history."""
+    graph = page.load(workflow(TRAINING))
+    only(graph, "Train")["images"] = 64
+    return graph, server.run(graph, page.client, timeout=900)
+
+
+def test_the_training_workflow_trains_draws_and_scores(server, page, trained):
+    graph, history = trained
+    plots, pictures = [], []
+    for picture in server.images(history):
+        (pictures if picture.width == picture.height else plots).append(picture)
+    assert len(pictures) == only(graph, "DiscriminatorScore")["keep"] and len(plots) == 1
+    assert all(np.asarray(picture).std() > 1 for picture in pictures), "a picture is blank"
+    name = only(graph, "Train")["name"]
+    assert load_gan(server.base / "models" / "gan" / f"{name}.safetensors").card.images_seen == 64
+    assert f"{name}.safetensors" in server.get_json("object_info/LLMGAN_LoadGAN")["LLMGAN_LoadGAN"]["input"]["required"]["gan"][1]["options"]
+    assert not any(node["faulty"] for node in page.nodes().values())
+
+
+def test_cancelling_a_training_keeps_it_and_resume_goes_on(server, trained):
+    graph = copy.deepcopy(trained[0])
+    settings = only(graph, "Train")
+    settings.update(name="cancelled", images=1_000_000)
+    queued = server.queue(graph)
+    run = server.base / "output" / "llm-gan" / "cancelled"
+    written = server.base / "models" / "gan" / "cancelled.safetensors"
+    deadline = time.monotonic() + 300
+    while not list(run.glob("samples-*.png")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)  # some steps
+    server.interrupt()
+    history = server.wait(queued)
+    assert events(history, "execution_interrupted")[0]["node_type"] == "LLMGAN_Train"
+    done = load_gan(written).card.images_seen
+    assert done > 0
+
+    refused = server.wait(server.queue(graph))
+    assert "resume" in events(refused, "execution_error")[0]["exception_message"]
+    settings.update(images=done + 16, resume=True)
+    server.run(graph, timeout=900)
+    assert load_gan(written).card.images_seen == done + 16
+
+
+def test_a_folder_that_is_not_there_is_said_before_any_work(server, trained):
+    graph = copy.deepcopy(trained[0])
+    only(graph, "Dataset")["folder"] = "no such folder"
+    history = server.wait(server.queue(graph))
+    assert "There is no folder" in events(history, "execution_error")[0]["exception_message"]
 
 
 # -------------------------------------------------------------------------------------- running it again and again

@@ -44,6 +44,10 @@ class Augmentation(NamedTuple):
             hole,
         )
 
+    def part(self, rows: slice, device: torch.device | str) -> "Augmentation":
+        """That of some of the pictures, on `device`."""
+        return Augmentation(*(x[rows].to(device) for x in self))
+
     def __call__(self, images: Tensor) -> Tensor:
         """images [B,3,R,R] -> the same, augmented; differentiable in the images. Shifts repeat the border."""
         x = images + self.brightness
@@ -52,7 +56,7 @@ class Augmentation(NamedTuple):
         middle = x.mean((1, 2, 3), keepdim=True)
         x = middle + (x - middle) * self.contrast
         size = x.shape[-1]
-        place = torch.arange(size)
+        place = torch.arange(size, device=x.device)
         rows = (place + self.shift[:, :1]).clamp(0, size - 1)
         columns = (place + self.shift[:, 1:]).clamp(0, size - 1)
         x = x.gather(2, rows[:, None, :, None].expand_as(x)).gather(3, columns[:, None, None, :].expand_as(x))

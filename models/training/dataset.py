@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..condition import Condition
-from ..data.folder import Example, read_pictures
+from ..data.folder import Example, Pictures
 from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
@@ -33,6 +33,9 @@ class Batch(NamedTuple):
     mask: Tensor
     z: Tensor
 
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(*(x.to(device, non_blocking=True) for x in self))
+
 
 @dataclass
 class Dataset:
@@ -48,8 +51,8 @@ class Dataset:
     texts: list[str]  # for each caption
     concepts: list[list[int]]  # captions that mean the same, named in every language and style
 
-    def draw(self, batch: int, generator: torch.Generator) -> Batch:
-        """A batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor it lies nearest.
+    def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
+        """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor it lies nearest.
 
         A paired loss teaches a generator to ignore z. Pairing z with a picture *before* the loss is taken, as conditional
         IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the anchors are unit
@@ -60,7 +63,8 @@ class Dataset:
         which = torch.rand(batch, generator=generator).tolist()
         z = torch.randn(batch, self.anchors.shape[1], generator=generator)
         captions, pictures = [], []
-        for i, picture in enumerate(chosen):
+        for i in range(batch)[rows]:
+            picture = chosen[i]
             options = self.plain[picture]
             if kind[i] < STYLED and len(self.styled[picture]):
                 options = self.styled[picture]
@@ -71,11 +75,11 @@ class Dataset:
             captions.append(caption)
             pictures.append(int(meant[(self.anchors[meant] @ z[i]).argmax()]))
         images = self.pictures[pictures].float().div(127.5).sub(1)
-        return Batch(images, self.tokens[captions].float(), self.pooled[captions], self.mask[captions], z)
+        return Batch(images, self.tokens[captions].float(), self.pooled[captions], self.mask[captions], z[rows])
 
 
 def build_dataset(
-    examples: list[Example],
+    read: Pictures,
     config: GeneratorConfig,
     model: LanguageModel,
     norm: ConditionNorm,
@@ -83,16 +87,12 @@ def build_dataset(
     fit: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Read the training examples, encode every caption once (kept in `cache`), and fit `norm` to them.
+    """The pictures with every caption encoded once (kept in `cache`), and `norm` fitted to them.
 
     `fit` is False where `norm` comes from a run that goes on: whitening is unique up to a rotation only, and the networks
     have learnt that one.
-
-    Held-out examples (split other than "train") are left out here, so that nothing downstream can see them.
     """
-    examples = [example for example in examples if example.split == "train"]
-    if not examples:
-        raise ValueError("No picture is left to train on: every one belongs to a held-out split.")
+    examples = read.examples
     kinds = [[getattr(example, kind) for example in examples] for kind in ("captions", "keywords", "styled")]
     texts = sorted({text for kind in kinds for captions in kind for text in captions})
     index = {text: i for i, text in enumerate(texts)}
@@ -106,7 +106,7 @@ def build_dataset(
         for caption in torch.cat(captions).unique().tolist():
             meant[caption].append(picture)
     return Dataset(
-        read_pictures(examples, config.resolution),
+        read.pixels,
         tokens.mul(condition.mask[:, :, None]).half(),
         pooled,
         condition.mask,
@@ -119,14 +119,13 @@ def build_dataset(
 
 
 def concepts_of(examples: list[Example]) -> list[list[str]]:
-    """The captions of every concept: of all training pictures with the same plain captions, those and the styled ones.
+    """The captions of every concept: of all pictures with the same plain captions, those and the styled ones.
 
     A sample of MAX_CONCEPTS where there are more.
     """
     groups: dict[tuple[str, ...], set[str]] = {}
     for example in examples:
-        if example.split == "train":
-            groups.setdefault(example.captions, set()).update(example.captions, example.styled)
+        groups.setdefault(example.captions, set()).update(example.captions, example.styled)
     kept = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0))[:MAX_CONCEPTS].sort().values.tolist()
     found = [sorted(texts) for texts in groups.values()]
     return [found[i] for i in kept]

@@ -23,18 +23,17 @@ def relativistic(better: Tensor, worse: Tensor) -> Tensor:
 
 
 def finite_difference_penalty(
-    judge: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator, sigma: float = 0.01
+    judge: Callable[[Tensor], Tensor], images: Tensor, noise: Tensor, sigma: float = 0.01
 ) -> Tensor:
-    """E[((D(x + σε) - D(x)) / σ)²], ε ~ N(0,I): R1 on real pictures and R2 on fake ones (R3GAN §3) without a second
+    """E[((D(x + σε) - D(x)) / σ)²], noise ε ~ N(0,I): R1 on real pictures and R2 on fake ones (R3GAN §3) without a second
     derivative, since its expectation is |∇D|² up to O(σ²)."""
-    noise = torch.randn(images.shape, generator=generator)
     return ((judge(images + sigma * noise) - judge(images)) / sigma).square().mean()
 
 
 def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    """Mean over scales of |f - r|₁ / E|r|: the perceptual distance of a picture to the drawing that its caption is paired with
+    """Mean over scales and pictures of |f - r|₁ / |r|₁: the perceptual distance of a picture to the drawing that its caption is paired with
     (feature matching, Salimans et al. 2016, arXiv 1606.03498; Wang et al. 2018, arXiv 1711.11585, eq. 4)."""
-    return torch.stack([(f - r).abs().mean() / r.abs().mean() for f, r in zip(fake, real)]).mean()
+    return torch.stack([((f - r).abs().mean((1, 2, 3)) / r.abs().mean((1, 2, 3))).mean() for f, r in zip(fake, real)]).mean()
 
 
 def out_of_range(images: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
 """From a folder of captioned pictures to a checkpoint: what `llm-gan train` runs."""
 
 import io
+import json
+import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from PIL.Image import Image
 
-from ..checkpoint import load_gan, save_gan
-from ..data.folder import read_folder
+from ..checkpoint import DEFAULT_GAN, load_gan, save_gan
+from ..data.folder import read_folder, read_pictures
 from ..discriminator import DiscriminatorConfig
 from ..features import EfficientNetLite
 from ..gan import GAN, Card
@@ -17,8 +22,10 @@ from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from ..pictures import contact_sheet, from_network
-from .dataset import build_dataset, concepts_of
-from .trainer import TrainingConfig, check_run, probe, read_state, train, under
+from .dataset import Dataset, build_dataset, concepts_of
+from .trainer import TrainingConfig, check_run, probe, train
+
+log = logging.getLogger(__name__)
 
 PREVIEW = (4, 4)  # captions down, latents across
 
@@ -29,82 +36,106 @@ def train_folder(
     run: Path,
     *,
     resolution: int = 64,
-    images: int = 300_000,
-    batch_size: int = 8,
-    seed: int = 0,
+    preset: str = "balanced",
+    settings: dict[str, Any] | None = None,
     resume: bool = False,
-    start_from: Path | None = None,
+    start_from: Path | GAN | None = None,
     llm: str | None = None,
+    device: torch.device | str = "cpu",
+    save_every: float = 240.0,
+    tensorboard: bool = False,
     progress: Callable[..., None] | None = None,
+    show: Callable[[Image], None] | None = None,
 ) -> GAN:
     """Train on the captioned pictures of `data` and write the checkpoint `out`; `run` keeps log, samples and state.
 
-    `start_from` is a checkpoint of the same resolution and language model whose weights a new run begins with.
-    Started by `torchrun`, the processes share the work: each draws its own batches and all average their gradients.
+    `settings` are fields of `TrainingConfig` that differ from the preset, or when resuming from the run's own.
+    `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a new run
+    begins with its weights. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
+    raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
     check_run(run, resume)
-    GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
-    examples = read_folder(data)
-    features = EfficientNetLite.pretrained()
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("gloo")
-    torch.manual_seed(seed)
-
-    model = LanguageModel.load(llm or DEFAULT_LANGUAGE_MODEL)
-    card = Card(
-        name=out.stem,
-        data=f"{sum(e.split == 'train' for e in examples)} pictures of {data.name}",
-        licenses=sorted({e.license for e in examples if e.license}),
-    )
-    start = None if resume or start_from is None else load_gan(start_from)
-    generator = GeneratorConfig.at(resolution, token_dim=model.width, concepts=len(concepts_of(examples)))
-    if start is not None:
-        generator = start.generator.config
-    gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
-    gan.discriminator.projected.features = features
+    if out.exists() and not resume:
+        raise FileExistsError(f"{out} is there already: choose another name, or move it away.")
+    shape = GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
+    examples, skipped = read_folder(data)
+    examples = [example for example in examples if example.split == "train"]
+    if not examples:
+        raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
     if resume:
-        gan.condition_norm.load_state_dict(under("condition_norm.", read_state(run)))
-    elif start is not None:
-        _begin_with(gan, start, resolution)
+        settings = json.loads((run / "config.json").read_text()) | (settings or {})
+    config = TrainingConfig.preset(preset, len(examples), **(settings or {}))
+    begin = run / "model.safetensors" if resume else start_from
+    start = load_gan(begin) if isinstance(begin, Path) else begin
+    if start is not None and start.resolution > resolution:
+        raise ValueError(f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}.")
+    features = _frozen_features()
+    model = LanguageModel.load(llm or DEFAULT_LANGUAGE_MODEL, device=device)
+    difference = None if start is None else model.recipe().difference(start.recipe)
+    if difference:
+        raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
 
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     first = not dist.is_initialized() or dist.get_rank() == 0
     if not first:
-        dist.barrier()  # the first process encodes the captions, the others find them in the cache
-    dataset = build_dataset(
-        examples,
-        generator,
-        model,
-        gan.condition_norm,
-        run / "cache",
-        fit=not resume and start is None,
-        progress=progress if first else None,
+        dist.barrier()  # the first process prepares the data, the others find it in the cache
+        progress = show = None
+    pictures = read_pictures(examples, resolution, run / "cache", progress)
+    if first and (skipped := skipped + pictures.skipped):
+        (run / "skipped.txt").write_text("".join(f"{path}: {reason}\n" for path, reason in skipped), encoding="utf-8")
+        log.warning("%d files were skipped, listed with the reasons in %s", len(skipped), run / "skipped.txt")
+    if start is None:
+        generator = replace(shape, token_dim=model.width, concepts=len(concepts_of(pictures.examples)))
+    else:
+        known = start.generator.config
+        generator = replace(known, resolution=resolution, channels=known.channels + shape.channels[len(known.channels) :])
+    torch.manual_seed(config.seed)
+    card = Card(
+        name=out.stem,
+        data=f"{len(pictures.examples)} pictures of {data.name}",
+        licenses=sorted({e.license for e in pictures.examples if e.license}),
     )
-    if not resume and start is None:
+    gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
+    if start is not None:
+        _take_over(gan, start)
+    gan.discriminator.projected.features = features
+    dataset = build_dataset(pictures, generator, model, gan.condition_norm, run / "cache", start is None, progress)
+    if start is None:
         gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     if first and dist.is_initialized():
         dist.barrier()
     del model
 
-    config = TrainingConfig(images=images, batch_size=batch_size, seed=seed)
-    trained = train(gan, dataset, config, run, resume, progress=progress if first else None)
+    try:
+        trained = train(gan, dataset, config, run, resume, device, save_every, tensorboard, progress, show)
+    except BaseException:
+        if first:
+            _publish(load_gan(run / "model.safetensors"), dataset, out)
+        raise
     if first:
-        png = io.BytesIO()
-        contact_sheet(from_network(probe(trained, dataset, *PREVIEW)), PREVIEW[1]).save(png, "PNG")
-        save_gan(trained, out, preview=png.getvalue())
+        _publish(trained, dataset, out)
     return trained
 
 
-def _begin_with(gan: GAN, other: GAN, resolution: int) -> None:
-    """Copy the weights of `other` into `gan`. ValueError, in one sentence, where they are not of one kind."""
-    difference = gan.recipe.difference(other.recipe)
-    if difference:
-        raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
-    if other.resolution != resolution or other.discriminator is None:
-        raise ValueError(
-            f"The checkpoint to start from draws {other.resolution} px and this run {resolution} px, or it was saved without "
-            "its discriminator: start from one that fits, or from nothing."
-        )
-    gan.load_state_dict(other.state_dict())
+def _publish(gan: GAN, dataset: Dataset, out: Path) -> None:
+    png = io.BytesIO()
+    contact_sheet(from_network(probe(gan, dataset, *PREVIEW)), PREVIEW[1]).save(png, "PNG")
+    save_gan(gan, out, preview=png.getvalue())
+
+
+def _frozen_features() -> EfficientNetLite:
+    """The network that the projected discriminator looks through; without its package, as the bundled GAN carries it, in fp16."""
+    try:
+        return EfficientNetLite.pretrained()
+    except ModuleNotFoundError:
+        return load_gan(DEFAULT_GAN).discriminator.projected.features
+
+
+def _take_over(gan: GAN, other: GAN) -> None:
+    """Copy the weights of `other` that have a place in `gan`: all, or where it draws smaller pictures those of its scales."""
+    own = gan.state_dict()
+    gan.load_state_dict({k: v for k, v in other.state_dict().items() if k in own and v.shape == own[k].shape}, strict=False)

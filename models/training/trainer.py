@@ -6,17 +6,18 @@ it arises, brought to unit length by its running norm, weighted, and sent back t
 one pass. Weights are therefore shares of the step, whatever the scale of the losses.
 """
 
-import csv
 import json
 import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from PIL.Image import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -26,6 +27,7 @@ from ..gan import GAN
 from ..pictures import contact_sheet, from_network
 from .augment import Augmentation
 from .dataset import Batch, Dataset
+from .log import RunLog
 from .losses import (
     feature_distance,
     finite_difference_penalty,
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 
 FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "match")  # of a step, in the log
 ROWS = ("memory.codes", "memory.shared", "memory.looks")  # parameters of which a step concerns a few rows
+CALMEST = 1 / 16  # of the learning rates: a run that diverges even then is given up
 CLIP = 2.0  # a gradient longer than this many times its running norm is cut: one bad batch must not throw Adam off
 
 
@@ -62,9 +65,36 @@ class TrainingConfig:
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
     seed: int = 0
 
+    @classmethod
+    def preset(cls, name: str, pictures: int, **changes) -> "TrainingConfig":
+        """`quick`, `balanced` or `best` for a folder of so many pictures, with `changes` to single fields.
+
+        Raises ValueError, naming what there is, for an unknown preset or field or a value of another type.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name}: take {', '.join(PRESETS)}.")
+        exposures, least = PRESETS[name]
+        known = {f.name: type(f.default) for f in fields(cls)}
+        for key, value in changes.items():
+            if key not in known:
+                raise ValueError(f"The training has no setting {key}: it has {', '.join(known)}.")
+            kind = known[key]
+            if kind is tuple:
+                value = changes[key] = tuple(value) if isinstance(value, list) else value
+                fits = type(value) is tuple and len(value) == 2 and all(type(x) in (int, float) for x in value)
+            else:
+                fits = type(value) is kind or (kind is float and type(value) is int)
+            if not fits:
+                raise ValueError(f"The setting {key} = {value!r:.40} should be like {getattr(cls, key)!r}.")
+        return cls(**{"images": max(exposures * pictures, least)} | changes)
+
+
+# How often each picture is shown, and how many are in all at the least: a small folder needs as many steps to draw at all.
+PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000)}
+
 
 class RunningNorm:
-    """Gradients brought to unit length by the running mean of their norm."""
+    """Gradients brought to unit length by the running mean of their norm over the batch of all processes."""
 
     def __init__(self, momentum: float = 0.98):
         self.momentum = momentum
@@ -74,15 +104,27 @@ class RunningNorm:
         self.value = norm if self.value is None else self.momentum * self.value + (1 - self.momentum) * norm
 
     def __call__(self, gradients: list[Tensor], share: float) -> list[Tensor]:
-        self.update(float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt()))
+        self.update(norm_of(gradients))
         return [g * (share / (self.value + 1e-12)) for g in gradients]
 
 
-class Trainer:
-    """Everything a step changes: networks, optimisers, running norms and the count of images. `state`/`load` carry it all."""
+def norm_of(gradients: list[Tensor]) -> float:
+    """The length of the gradients at a batch that the processes share: each holds its part, of a mean over its part."""
+    square = torch.stack([g.float().square().sum() for g in gradients]).sum()
+    if not dist.is_initialized():
+        return float(square.sqrt())
+    dist.all_reduce(square)
+    return float(square.sqrt()) / dist.get_world_size()
 
-    def __init__(self, gan: GAN, dataset: Dataset, config: TrainingConfig):
-        self.gan, self.dataset, self.config = gan, dataset, config
+
+class Trainer:
+    """Everything a step changes: networks, optimisers, running norms and the count of images. `state`/`load` carry it all.
+
+    Of several processes each takes its rows of one batch, so that two with 8 pictures make the step of one with 16.
+    """
+
+    def __init__(self, gan: GAN, dataset: Dataset, config: TrainingConfig, device: torch.device | str = "cpu"):
+        self.gan, self.dataset, self.config, self.device = gan.to(device), dataset, config, device
         self.generator, self.discriminator = gan.generator, gan.discriminator
         self.ema = {name: p.detach().clone() for name, p in self.generator.state_dict().items()}
         for module in self.discriminator.projected.heads.modules():
@@ -106,6 +148,7 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.step_number = 0
         self.images_seen = 0
+        self.calm = 1.0  # factor on the learning rates, halved whenever the run has diverged
 
     @property
     def progress(self) -> float:
@@ -116,15 +159,17 @@ class Trainer:
         config, projected = self.config, self.discriminator.projected
         adversarial = self.progress >= config.adversarial_from
         self.gan.train()
-        random = torch.Generator().manual_seed((config.seed * 1_000_003 + self.step_number) * 64 + self.rank)
-        batch = self.dataset.draw(config.batch_size, random)
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step_number)
+        size = config.batch_size * self.world
+        rows = slice(self.rank * config.batch_size, (self.rank + 1) * config.batch_size)
+        batch = self.dataset.draw(size, random, rows).to(self.device)
         self._schedule()
 
         fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask)
         seen = fake.detach().requires_grad_()
         real_view, fake_view = batch.images, seen
         if adversarial:  # only a discriminator needs its pictures varied
-            augment = Augmentation.draw(config.batch_size, self.gan.resolution, config.augment, random)
+            augment = Augmentation.draw(size, self.gan.resolution, config.augment, random).part(rows, self.device)
             real_view, fake_view = augment(batch.images), augment(seen)
         with torch.no_grad():
             real_features = projected.look(real_view)
@@ -136,7 +181,8 @@ class Trainer:
         total = self.norms["paired"](list(torch.autograd.grad(paired, leaves)), config.paired)
         share, figures = config.paired, {}
         if adversarial:
-            figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, random)
+            noise = torch.randn(2, size, *seen.shape[1:], generator=random)[:, rows].to(self.device)
+            figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, noise)
             with parametrize.cached():
                 verdict = projected.judge(leaves)
                 aligned = verdict.alignment(projected.embed_text(batch.pooled))
@@ -147,7 +193,7 @@ class Trainer:
             figures["g_adversarial"] = loss.item()
         at_image = torch.autograd.grad(fake_features, seen, total, retain_graph=adversarial)[0]
         # Both terms have passed through the same features: one norm brings their sum to the size of the direct terms.
-        at_image = at_image * (share / (float(at_image.square().sum().sqrt()) + 1e-12))
+        at_image = at_image * (share / (norm_of([at_image]) + 1e-12))
 
         # Gradients at the picture itself, then through the generator, once.
         pixel = (seen - batch.images).abs().mean()
@@ -158,18 +204,21 @@ class Trainer:
             against = relativistic(self._raw_logit(fake_view, batch.pooled), real_logit)
             at_image += self.norms["raw"]([torch.autograd.grad(against, seen)[0]], self._ramp(config.raw))[0]
         outside = torch.autograd.grad(100 * config.batch_size * out_of_range(seen), seen)[0]
-        at_image += outside / max(float(outside.square().sum().sqrt()), 1.0)
+        at_image += outside / max(norm_of([outside]), 1.0)
 
         self._update("generator", list(self.generator.parameters()), lambda: fake.backward(at_image))
+        if self.world > 1:
+            dist.all_reduce(self.generator.mapping.mean)
+            self.generator.mapping.mean /= self.world
         self.step_number += 1
         self.images_seen += config.batch_size * self.world
         self._average()
         return {"paired": paired.item(), "pixel": pixel.item(), **figures}
 
-    def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, random):
+    def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, noise):
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
         size = config.batch_size
-        other = batch.pooled.roll(1, 0)  # captions of other pictures
+        other = batch.pooled[[i ^ 1 if i ^ 1 < size else 0 for i in range(size)]]  # each its neighbour's caption
         with parametrize.cached():
             both = [torch.cat([r, f.detach()]) for r, f in zip(real_features, fake_features)]
             real, fake = projected.judge(both).split(size)
@@ -183,10 +232,9 @@ class Trainer:
         aligned = real_raw.alignment(text)
         raw_loss = relativistic(real_raw.realism + aligned, fake_raw.realism + fake_raw.alignment(text))
         raw_loss = raw_loss + relativistic(aligned, real_raw.alignment(mismatch))
-        quarter = slice(0, max(size // 4, 1))
-        views = torch.cat([real_view[quarter], fake_view[quarter]])
-        text = batch.pooled[quarter].repeat(2, 1)
-        penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, random)
+        views = torch.cat([real_view[::4], fake_view[::4]])
+        text = batch.pooled[::4].repeat(2, 1)
+        penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*noise[:, ::4]]))
         self._update(
             "discriminator", self.trained, lambda: (loss + raw_loss + config.penalty * penalty).backward()
         )
@@ -214,6 +262,7 @@ class Trainer:
         config = self.config
         left = (1 - self.progress) / config.decay
         factor = min(1.0, (self.step_number + 1) / config.warmup) * max(min(1.0, left), 0.05)
+        factor *= self.calm
         for name, rate in (("generator", config.lr_generator), ("discriminator", config.lr_discriminator)):
             for group in self.optimizers[name].param_groups:
                 group["lr"] = group.get("base_lr", rate) * factor
@@ -255,6 +304,15 @@ class Trainer:
         gan.discriminator.load_state_dict(weights)
         return gan
 
+    def diverged(self, figures: dict[str, float]) -> bool:
+        """Whether a step's figures show, in any process, that the run is lost: not finite, or pixels far out of range."""
+        lost = not all(map(math.isfinite, figures.values())) or figures["pixel"] > 2
+        if self.world == 1:
+            return lost
+        votes = torch.tensor(float(lost), device=self.device)
+        dist.all_reduce(votes)
+        return bool(votes > 0)
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name."""
         tensors = {f"generator.{k}": v for k, v in self.generator.state_dict().items()}
@@ -264,7 +322,7 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{name}.{index}.{k}": v for k, v in state.items()}
-        counts = {"step": self.step_number, "images": self.images_seen}
+        counts = {"step": self.step_number, "images": self.images_seen, "calm": self.calm}
         counts |= {f"norm.{name}": norm.value for name, norm in self.norms.items() if norm.value is not None}
         tensors |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
         return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
@@ -275,7 +333,7 @@ class Trainer:
         self.generator.load_state_dict(under("generator.", tensors))
         self.discriminator.load_state_dict(under("discriminator.", tensors))
         self.gan.condition_norm.load_state_dict(under("condition_norm.", tensors))
-        self.ema = under("ema.", tensors)
+        self.ema = {name: value.to(self.device) for name, value in under("ema.", tensors).items()}
         for name, optimizer in self.optimizers.items():
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in under(f"optimizer.{name}.", tensors).items():
@@ -284,6 +342,9 @@ class Trainer:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         counts = {k: v.item() for k, v in under("count.", tensors).items()}
         self.step_number, self.images_seen = int(counts.pop("step")), int(counts.pop("images"))
+        self.calm = counts.pop("calm", 1.0)
+        for norm in self.norms.values():
+            norm.value = None
         for name, value in counts.items():
             self.norms[name.removeprefix("norm.")].value = value
 
@@ -294,42 +355,80 @@ def train(
     config: TrainingConfig,
     run: Path,
     resume: bool = False,
+    device: torch.device | str = "cpu",
     save_every: float = 240.0,
+    tensorboard: bool = False,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    show: Callable[[Image], None] | None = None,
 ) -> GAN:
     """Train `gan` on `dataset` until `config.images` have been shown, or `progress` raises; returns the averaged GAN.
 
-    `run` receives `log.csv`, `samples-*.png` (one z a column, one caption a row), `state.safetensors` to resume from and
-    `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there.
+    `run` receives `log.csv` and its `curves.png`, `samples-*.png` (one z a column, one caption a row; also given to `show`), `state.safetensors`
+    to resume from and `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there, bit
+    for bit as if it had not stopped. A step that diverges takes the run back to its last state, with half the learning
+    rates; ArithmeticError if that does not help, MemoryError where the batch is too large for the device. A disk that is full is reported, and the files written before it was stay.
     """
     check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(gan, dataset, config)
+    trainer = Trainer(gan, dataset, config, device)
     if resume:
         trainer.load(read_state(run))
     if trainer.rank == 0:
         (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        figures_log = RunLog(run, trainer.images_seen, tensorboard)
+        if not resume:
+            _save(trainer, run, show)  # where to go back to
     saved = time.monotonic()
     window: list[dict[str, float]] = []
     since, started = trainer.images_seen, time.monotonic()
+    whole = True  # False within a step: a state between the updates of D and G could not be gone on from exactly
     try:
         while trainer.images_seen < config.images:
-            window.append(trainer.step())
+            whole = False
+            figures = trainer.step()
+            if trainer.diverged(figures):
+                _roll_back(trainer, run)
+                window, since, started, whole = [], trainer.images_seen, time.monotonic(), True
+                continue
+            whole = True
+            window.append(figures)
             if progress is not None:
-                progress(trainer.images_seen, config.images, window[-1])
+                progress(trainer.images_seen, config.images, figures)
             if trainer.rank == 0 and trainer.step_number % 50 == 0:
                 elapsed = time.monotonic() - started
                 means = {key: sum(row.get(key, 0.0) for row in window) / len(window) for key in FIGURES}
                 speed = (trainer.images_seen - since) / elapsed
-                _log(run / "log.csv", {"images": trainer.images_seen, "images_per_s": speed, **means, **vitals(trainer)})
+                figures_log.add(trainer.images_seen, {"images_per_s": speed, **means, **vitals(trainer)})
                 window, since, started = [], trainer.images_seen, time.monotonic()
             if trainer.rank == 0 and time.monotonic() - saved > save_every:
-                _save(trainer, run)
+                try:
+                    _save(trainer, run, show)
+                    figures_log.plot()
+                except OSError as error:
+                    log.warning("%s cannot be written (%s): make room. Training goes on, and will try again.", run, error)
                 saved = time.monotonic()
+    except torch.cuda.OutOfMemoryError:
+        raise MemoryError(
+            f"A batch of {config.batch_size} pictures does not fit the device's memory: take a smaller batch size and resume."
+        ) from None
     finally:
-        if trainer.rank == 0:
-            _save(trainer, run)
+        if trainer.rank == 0 and whole:
+            _save(trainer, run, show)
+            figures_log.plot()
     return trainer.export()
+
+
+def _roll_back(trainer: Trainer, run: Path) -> None:
+    calm = trainer.calm / 2
+    if calm < CALMEST:
+        raise ArithmeticError(
+            f"Training diverges even at {2 * calm:g} of its learning rate. The last good state, at an earlier picture, is in "
+            f"{run}: look at its samples, and start again with a lower lr_generator."
+        )
+    lost = trainer.images_seen
+    trainer.load(read_state(run))
+    trainer.calm = calm
+    log.warning("diverged at %d pictures: back to %d, with %g of the learning rate", lost, trainer.images_seen, calm)
 
 
 def check_run(run: Path, resume: bool) -> None:
@@ -371,20 +470,20 @@ def vitals(trainer: Trainer) -> dict[str, float]:
     }
 
 
-def _save(trainer: Trainer, run: Path) -> None:
+def _save(trainer: Trainer, run: Path, show: Callable[[Image], None] | None) -> None:
     gan = trainer.export()
-    contact_sheet(from_network(probe(gan, trainer.dataset, 12, 8)), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
+    sheet = contact_sheet(from_network(probe(gan, trainer.dataset, 12, 8)), 8)
+    sheet.save(run / f"samples-{trainer.images_seen:08d}.png")
+    if show is not None:
+        show(sheet)
     partial = run / "state.partial"
-    save_file(trainer.state(), partial)
-    partial.replace(run / "state.safetensors")
+    try:
+        save_file(trainer.state(), partial)
+        partial.replace(run / "state.safetensors")
+    except SafetensorError as error:  # what its writer makes of a full disk
+        raise OSError(str(error)) from None
+    finally:
+        partial.unlink(missing_ok=True)
     save_gan(gan, run / "model.safetensors")
     log.info("saved %s at %d images", run, trainer.images_seen)
 
-
-def _log(path: Path, row: dict[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow({key: round(value, 5) for key, value in row.items()})

@@ -1,0 +1,51 @@
+"""A run's figures: `log.csv`, their curves in `curves.png` where matplotlib is installed, and TensorBoard on request."""
+
+import csv
+from pathlib import Path
+
+
+class RunLog:
+    """One row of figures at a time, by the number of images seen. A resumed run drops the rows of steps it makes again."""
+
+    def __init__(self, run: Path, images_seen: int, tensorboard: bool = False):
+        self._csv, self._plot = run / "log.csv", run / "curves.png"
+        if self._csv.exists():
+            head, *rows = self._csv.read_text().splitlines(keepends=True)
+            self._csv.write_text(head + "".join(row for row in rows if int(row.partition(",")[0]) <= images_seen))
+        self._tensorboard = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(run / "tensorboard", purge_step=images_seen + 1)
+
+    def add(self, images: int, figures: dict[str, float]) -> None:
+        row = {"images": images} | {key: round(value, 5) for key, value in figures.items()}
+        new = not self._csv.exists()
+        with self._csv.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        if self._tensorboard is not None:
+            for key, value in figures.items():
+                self._tensorboard.add_scalar(key, value, images)
+
+    def plot(self) -> None:
+        """Draw every column over the images seen. Does nothing without matplotlib, or before there are two rows."""
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError:
+            return
+        if not self._csv.exists():
+            return
+        with self._csv.open(newline="") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        if len(rows) < 2:
+            return
+        names = [name for name in rows[0] if name != "images"]
+        figure = Figure(figsize=(12, 2.4 * -(-len(names) // 3)), layout="constrained")
+        for axes, name in zip(figure.subplots(-(-len(names) // 3), 3, squeeze=False).flat, names):
+            axes.plot([row["images"] for row in rows], [row[name] for row in rows], linewidth=1)
+            axes.set_title(name)
+            axes.grid(alpha=0.3)
+        figure.savefig(self._plot, dpi=80)

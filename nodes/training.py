@@ -1,0 +1,161 @@
+"""The nodes that train: a folder of captioned pictures, and the GAN that learns them."""
+
+from pathlib import Path
+
+import torch
+from comfy_api.latest import io
+
+from ..models.checkpoint import load_gan
+from ..models.data.folder import read_folder, read_pictures
+from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL, find_language_models
+from ..models.training.run import train_folder
+from ..models.training.trainer import PRESETS
+from . import comfyui
+from .comfyui import Managed
+from .schema import CATEGORY, DATASET, GAN, declare
+
+_SHOWN = 16  # pictures of a data set
+_LINES = 64  # of a report, on the node
+_SAVE_EVERY = 60.0  # seconds; each time the node shows new samples
+
+
+class Dataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_Dataset",
+            display_name="Captioned Pictures",
+            category=CATEGORY,
+            description=(
+                "Reads a folder of captioned pictures to train on: a .txt file of captions beside each picture, a"
+                " metadata.jsonl or captions.csv, or a sub-folder for each class."
+            ),
+            search_aliases=["dataset", "training data", "load images", "captions"],
+            inputs=[
+                io.String.Input(
+                    "folder",
+                    default="",
+                    tooltip="Full path, or the name of a folder in ComfyUI/input.",
+                ),
+            ],
+            outputs=[
+                DATASET.Output("dataset", display_name="dataset", tooltip="For Train Conditional GAN."),
+                io.Image.Output("pictures", display_name="IMAGE", tooltip="The first few, as the training sees them."),
+                io.String.Output(
+                    "report", display_name="report", tooltip="What was found, and every file that is skipped, with why."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder):
+        place = comfyui.input_folder(folder)
+        return comfyui.stamp(place) if place.is_dir() else None
+
+    @classmethod
+    def execute(cls, folder) -> io.NodeOutput:
+        place = comfyui.input_folder(folder)
+        examples, skipped = read_folder(place)
+        training = sum(example.split == "train" for example in examples)
+        lines = [f"{len(examples)} pictures, {training} of them to train on, {len(skipped)} files skipped"]
+        lines += [f"{path}: {reason}" for path, reason in skipped]
+        comfyui.show_text(cls, "\n".join(lines[:_LINES]))
+        shown = read_pictures(examples[:_SHOWN], 128).pixels
+        return io.NodeOutput(place, comfyui.image(shown.permute(0, 2, 3, 1).float() / 255), "\n".join(lines))
+
+
+class Train(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_Train",
+            display_name="Train Conditional GAN",
+            category=CATEGORY,
+            description=(
+                "Trains generator and discriminator together on captioned pictures, and shows what they draw as they"
+                " learn. The GAN is written to ComfyUI/models/gan; Cancel keeps what was learnt, and resume goes on."
+            ),
+            search_aliases=["train", "fine-tune", "finetune", "gan training"],
+            inputs=[
+                DATASET.Input("dataset", tooltip="From Captioned Pictures."),
+                io.String.Input(
+                    "name", default="my-gan", tooltip="Of the file in ComfyUI/models/gan, and of the run's folder in output."
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default="quick",
+                    tooltip="How often each picture is shown: " + ", ".join(
+                        f"{name} {times} times, at least {least:,} in all" for name, (times, least) in PRESETS.items()
+                    ) + ".",
+                ),
+                io.Combo.Input(
+                    "resolution",
+                    options=["32", "64", "128", "256", "512"],
+                    default="64",
+                    tooltip="Side of the pictures in pixels. 64 learns on a CPU; more wants a GPU.",
+                ),
+                io.Int.Input(
+                    "images", default=0, min=0, max=2**31 - 1, tooltip="Pictures to show in all; 0 leaves it to the preset."
+                ),
+                io.Int.Input("batch_size", default=8, min=2, max=1024, tooltip="Pictures in a step."),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed trains the same GAN."),
+                io.Boolean.Input(
+                    "resume", default=False, tooltip="Go on with the run of this name where it was stopped, exactly."
+                ),
+                io.Combo.Input(
+                    "llm",
+                    options=list(_language_models()) or [DEFAULT_LANGUAGE_MODEL],
+                    tooltip="The language model that reads the captions, once; prompts must be read by the same.",
+                ),
+                GAN.Input(
+                    "start_from",
+                    optional=True,
+                    tooltip="Begin with the weights of this GAN, of this resolution or smaller.",
+                ),
+            ],
+            outputs=[
+                GAN.Output("trained", display_name="GAN", tooltip="The trained GAN, as Load Conditional GAN gives it."),
+                io.Custom("LOSS_MAP").Output(
+                    "losses", display_name="loss", tooltip="Distance from the pictures, for ComfyUI's Plot Loss Graph."
+                ),
+                io.String.Output("file", display_name="file", tooltip="Where the GAN was written."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, dataset, name, preset, resolution, images, batch_size, seed, resume, llm, start_from=None
+    ) -> io.NodeOutput:
+        out, run = comfyui.training_paths(name)
+        settings = {"batch_size": batch_size, "seed": seed} | ({"images": images} if images else {})
+        report = comfyui.TrainingReport(cls)
+        device, waiting = comfyui.generator_devices()
+        # The executor runs nodes under inference mode, whose tensors cannot be trained.
+        with torch.inference_mode(False), torch.enable_grad():
+            train_folder(
+                Path(dataset),
+                out,
+                run,
+                resolution=int(resolution),
+                preset=preset,
+                settings=settings,
+                resume=resume,
+                start_from=None if start_from is None else start_from.network,
+                llm=_language_models().get(llm, llm),
+                device=device,
+                save_every=_SAVE_EVERY,
+                progress=report.step,
+                show=report.show,
+            )
+            trained = Managed(load_gan(out, waiting, comfyui.generator_dtype("auto", device)), device, waiting)
+        return io.NodeOutput(trained, {"loss": report.losses}, str(out))
+
+
+def _language_models() -> dict[str, Path]:
+    return find_language_models(comfyui.model_folders("LLM"))
