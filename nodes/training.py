@@ -102,7 +102,15 @@ class Train(io.ComfyNode):
                     "images", default=0, min=0, max=2**31 - 1, tooltip="Pictures to show in all; 0 leaves it to the preset."
                 ),
                 io.Int.Input("batch_size", default=8, min=2, max=1024, tooltip="Pictures in a step."),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed trains the same GAN."),
+                # Without a control that draws another seed after each run, which would train anew.
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="The same seed trains the same GAN.",
+                ),
                 io.Boolean.Input(
                     "resume", default=False, tooltip="Go on with the run of this name where it was stopped, exactly."
                 ),

@@ -50,6 +50,15 @@ CONTRACT = {
         "gan LLMGAN_GAN, filename_prefix STRING, include_discriminator BOOLEAN, preview IMAGE",
         "path STRING",
     ),
+    "LLMGAN_Dataset": ("Captioned Pictures", "folder STRING", "dataset LLMGAN_DATASET, IMAGE IMAGE, report STRING"),
+    "LLMGAN_Train": (
+        "Train Conditional GAN",
+        (
+            "dataset LLMGAN_DATASET, name STRING, preset COMBO, resolution COMBO, images INT, batch_size INT, seed INT,"
+            " resume BOOLEAN, llm COMBO, start_from LLMGAN_GAN"
+        ),
+        "GAN LLMGAN_GAN, loss LOSS_MAP, file STRING",
+    ),
 }
 
 
@@ -594,3 +603,52 @@ def test_cancel_stops_writing_within_one_token(pack, llm, encode, monkeypatch):
     with pytest.raises(cancelled):
         encode(["a dog", "a cat"], expand=True, max_tokens=64, seed=2)
     assert len(calls) == 3
+
+
+# --- training
+
+
+def test_a_data_set_says_what_it_found(pack, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a red square")
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")
+    place, pictures, report = pack.run("Dataset", folder=str(tmp_path))
+    assert place == tmp_path and pictures.shape == (1, 128, 128, 3)
+    assert report.startswith("1 pictures, 1 of them to train on, 1 files skipped") and "b.png" in report
+    sample, pictures, report = pack.run("Dataset", folder="samples/icons")
+    assert sample == PACK / "samples" / "icons" or sample.samefile(PACK / "samples" / "icons")
+    assert len(pictures) == 16 and report.startswith("92 pictures, 80 of them")
+    with pytest.raises(ValueError, match="No folder is given"):
+        pack.run("Dataset", folder=" ")
+
+
+def test_a_training_shows_samples_losses_and_stops_when_cancelled(pack, tmp_path, monkeypatch):
+    comfyui = pack.module("nodes.comfyui")
+    shown, texts = [], []
+    monkeypatch.setattr(comfyui, "show_text", lambda node, text: texts.append(text))
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(comfyui.time, "monotonic", lambda: next(clock))
+    report = comfyui.TrainingReport(None)
+    monkeypatch.setattr(report._bar, "update_absolute", lambda *update: shown.append(update))
+    report.step(3, 10)
+    report.show("sheet")
+    report.step(8, 80, {"pixel": 0.5})
+    report.step(16, 80, {"pixel": 0.3})
+    assert shown == [(3, 10, None), (8, 80, ("JPEG", "sheet", 512)), (16, 80, None)]
+    assert report.losses == [0.5, 0.3]
+    assert texts == ["3 of 10 captions read", "16 of 80 pictures, off by 0.400, 0 min left"]
+
+    def interrupted():
+        raise InterruptedError
+
+    monkeypatch.setattr(comfyui.mm, "throw_exception_if_processing_interrupted", interrupted)
+    with pytest.raises(InterruptedError):
+        report.step(24, 80, {"pixel": 0.3})
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
+def test_a_training_needs_a_plain_name(pack, name):
+    with pytest.raises(ValueError, match="no name for a GAN"):
+        pack.module("nodes.comfyui").training_paths(name)
