@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
 
 from .condition import Recipe
 from .discriminator import DiscriminatorConfig
@@ -117,7 +118,7 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
     recipe = Recipe.from_dict(_object(metadata.get("recipe"), "recipe", path))
     if recipe.width != generator.token_dim:
         raise ValueError(f"{path.name}: the recipe is {recipe.width} wide, but its generator reads {generator.token_dim}.")
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         gan = GAN(generator, discriminator, recipe, _card(metadata, path))
     expected = gan.state_dict()
     tensors = {}
@@ -137,6 +138,16 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
     gan.load_state_dict(tensors, assign=True)
     return gan.requires_grad_(False).eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Draws no initial weights: the file's take their place, and on the meta device torch imports its compiler to draw."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init" or function in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 def load_card(path: Path) -> tuple[Card, Recipe, int]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .memory import ConceptMemory
+from .memory import ConceptMemory, normal
 
 SQRT2 = 2**0.5
 CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far below fp16's 65504
@@ -151,7 +151,7 @@ class ModulatedConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3):
         super().__init__()
         fan_in = in_channels * kernel * kernel
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel) * fan_in**-0.5)
+        self.weight = normal(out_channels, in_channels, kernel, kernel, std=fan_in**-0.5)
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.style = nn.Linear(style_dim, in_channels)
         nn.init.normal_(self.style.weight, std=style_dim**-0.5)
@@ -201,7 +201,7 @@ class ToRGB(nn.Module):
         super().__init__()
         self.up = up
         fan_in = channels * kernel * kernel
-        self.weight = nn.Parameter(torch.randn(3 * up * up, channels, kernel, kernel) * fan_in**-0.5)
+        self.weight = normal(3 * up * up, channels, kernel, kernel, std=fan_in**-0.5)
         self.bias = nn.Parameter(torch.zeros(3 * up * up))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
 
 
+def normal(*shape: int, std: float) -> nn.Parameter:
+    return nn.Parameter(nn.init.normal_(torch.empty(shape), std=std))
+
+
 class ConceptMemory(nn.Module):
     """pooled [B,P] -> (code [B,D], sketches [B,1+L]: one for every look, one shared by all; as features at R px).
 
@@ -20,10 +24,9 @@ class ConceptMemory(nn.Module):
         super().__init__()
         size = config.sketch_resolution
         self.query = nn.Linear(config.pooled_dim, config.pooled_dim, bias=False)
-        nn.init.eye_(self.query.weight)
-        self.keys = nn.Parameter(torch.randn(config.concepts, config.pooled_dim))
-        self.codes = nn.Parameter(torch.randn(config.concepts, config.text_dim) * 0.5)
-        self.shared = nn.Parameter(torch.randn(config.concepts, config.sketch_channels, size, size) * 0.5)
+        self.keys = normal(config.concepts, config.pooled_dim, std=1)
+        self.codes = normal(config.concepts, config.text_dim, std=0.5)
+        self.shared = normal(config.concepts, config.sketch_channels, size, size, std=0.5)
         # Zero, so that a look never seen for a concept adds nothing to what its other looks share.
         self.looks = nn.Parameter(torch.zeros(config.concepts, config.looks, config.look_channels, size, size))
 
