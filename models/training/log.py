@@ -43,9 +43,12 @@ class RunLog:
         if len(rows) < 2:
             return
         names = [name for name in rows[0] if name != "images"]
-        figure = Figure(figsize=(12, 2.4 * -(-len(names) // 3)), layout="constrained")
-        for axes, name in zip(figure.subplots(-(-len(names) // 3), 3, squeeze=False).flat, names):
-            axes.plot([row["images"] for row in rows], [row[name] for row in rows], linewidth=1)
+        height = -(-len(names) // 3)
+        figure = Figure(figsize=(12, 2.2 * height), layout="constrained")
+        for place, name in enumerate(names, 1):
+            axes = figure.add_subplot(height, 3, place)
+            axes.plot([row["images"] / 1000 for row in rows], [row[name] for row in rows], linewidth=1)
             axes.set_title(name)
             axes.grid(alpha=0.3)
+        figure.supxlabel("thousand pictures shown")
         figure.savefig(self._plot, dpi=80)
