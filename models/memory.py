@@ -8,13 +8,14 @@ SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of t
 
 
 def normal(*shape: int, std: float) -> nn.Parameter:
+    """A weight ~ N(0, std²)."""
     return nn.Parameter(nn.init.normal_(torch.empty(shape), std=std))
 
 
 class ConceptMemory(nn.Module):
-    """pooled [B,P] -> (code [B,D], sketches [B,1+L]: one for every look, one shared by all; as features at R px).
+    """K concepts, each with a key [P], a code [D], a sketch [C,R,R] that its looks share and one [C',R,R] for each look.
 
-    softmax(β cos(W·pooled, keys)) · values, the retrieval of a modern Hopfield network (Ramsauer et al. 2020,
+    Read by softmax(β cos(W·pooled, keys)) · values, the retrieval of a modern Hopfield network (Ramsauer et al. 2020,
     arXiv 2008.02217, eq. 3). A decoder alone must write every concept over all the others in the same weights, which takes
     hundreds of exposures; a row of the memory belongs to one concept, and learns its shapes in a dozen. A prompt that
     was never trained on reads a blend of the concepts nearest to it.
