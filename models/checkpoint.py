@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
 from .condition import Recipe
 from .discriminator import DiscriminatorConfig
 from .gan import GAN, Card
 from .generator import GeneratorConfig
+from .tensors import save_tensors
 
 FORMAT_VERSION = 1
 DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-64.safetensors"  # the bundled model
@@ -74,16 +74,7 @@ def save_gan(
         metadata["discriminator"] = json.dumps(asdict(gan.discriminator.config))
     if preview is not None:
         metadata["preview"] = base64.b64encode(preview).decode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, partial, metadata)
-        partial.chmod(0o644)  # the writer leaves files that no other user may read
-        partial.replace(path)
-    except SafetensorError as error:  # what its writer makes of a full disk
-        raise OSError(f"{path} cannot be written ({error}): make room, or choose another folder.") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    save_tensors(tensors, path, metadata)
     return path
 
 

@@ -262,22 +262,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    from .evaluation.evaluate import evaluate, open_folder
-    from .language.model import LanguageModel
-
-    out = options.out or options.gan.with_name(f"{options.gan.stem}-evaluation")
-    examples = open_folder(options.data, out, options.captions)
-    device = _device(options.device)
-    gan = _load_gan(options, device)
-    model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
-    with _bar("captions and pictures") as bar:
-        evaluate(
-            gan, model, examples, out, data=options.data.resolve().name, seed=options.seed, captions=options.captions, progress=bar
-        )
-    print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")
-
-
 def _icons(options: argparse.Namespace) -> None:
     from .data.icons import build
 

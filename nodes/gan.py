@@ -5,7 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..models.checkpoint import load_gan, save_gan
+from ..models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from ..models.condition import Condition
 from ..models.gan import GAN as Network
 from ..models.gan import Latent, Scores
@@ -14,16 +14,15 @@ from .comfyui import Managed
 from .conditioning import from_conditioning
 from .schema import CATEGORY, GAN, LATENT, declare, precision_input, seed_input
 
-BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "icons-64.safetensors"
-
 _LINES = 64  # of a report, on the node
 
 
 def _files() -> dict[str, Path]:
-    return {f"{BUNDLED.stem} (bundled)": BUNDLED, **comfyui.model_files("gan", ".safetensors")}
+    return {f"{DEFAULT_GAN.stem} (bundled)": DEFAULT_GAN, **comfyui.model_files("gan", ".safetensors")}
 
 
-def _load(path: Path, precision: str) -> Managed:
+def managed(path: Path, precision: str) -> Managed:
+    """The GAN in `path`, in ComfyUI's care."""
     device, waiting = comfyui.generator_devices()
     return Managed(load_gan(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
 
@@ -91,7 +90,7 @@ class LoadGAN(io.ComfyNode):
         if path is None:
             raise FileNotFoundError(f"There is no GAN {gan} in ComfyUI/models/gan: put it there, or choose another.")
         key = ("GAN", path, path.is_file() and comfyui.stamp(path), precision)
-        loaded = comfyui.shared(key, lambda: _load(path, precision))
+        loaded = comfyui.shared(key, lambda: managed(path, precision))
         return io.NodeOutput(loaded, _describe(loaded.network))
 
 

@@ -91,7 +91,8 @@ def _model_type(folder: Path) -> str:
         return ""  # what is wrong with the folder is said where it is loaded
 
 
-def _models() -> dict[str, Path]:
+def language_models() -> dict[str, Path]:
+    """Name and place of every language model that ComfyUI has."""
     return find_language_models(comfyui.model_folders("LLM"))
 
 
@@ -110,7 +111,7 @@ class LoadLLM(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(_models()) or [DEFAULT_LANGUAGE_MODEL],
+                    options=list(language_models()) or [DEFAULT_LANGUAGE_MODEL],
                     tooltip=(
                         "Language models in ComfyUI/models/LLM (a GGUF file, or a Hugging Face folder with"
                         " safetensors) and in installed packages. A GAN needs the model it was trained with:"
@@ -131,12 +132,12 @@ class LoadLLM(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model, precision):
-        place = _models().get(model)
+        place = language_models().get(model)
         return None if place is None else comfyui.stamp(place)
 
     @classmethod
     def execute(cls, model, precision) -> io.NodeOutput:
-        folder = resolve(_models().get(model, model), convert_to=comfyui.model_folders("LLM")[0])
+        folder = resolve(language_models().get(model, model), convert_to=comfyui.model_folders("LLM")[0])
         key = ("LLM", folder, comfyui.stamp(folder), precision)
         return io.NodeOutput(comfyui.shared(key, lambda: Language(folder, precision)))
 

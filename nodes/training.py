@@ -1,17 +1,15 @@
 """The nodes that train: a folder of captioned pictures, and the GAN that learns them."""
 
-from pathlib import Path
-
 import torch
 from comfy_api.latest import io
 
-from ..models.checkpoint import load_gan
 from ..models.data.folder import read_folder, read_pictures
-from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL, find_language_models
+from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..models.training.run import train_folder
 from ..models.training.trainer import PRESETS
 from . import comfyui
-from .comfyui import Managed
+from .gan import managed
+from .language import language_models
 from .schema import CATEGORY, DATASET, GAN, declare
 
 _SHOWN = 16  # pictures of a data set
@@ -116,7 +114,7 @@ class Train(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "llm",
-                    options=list(_language_models()) or [DEFAULT_LANGUAGE_MODEL],
+                    options=list(language_models()) or [DEFAULT_LANGUAGE_MODEL],
                     tooltip="The language model that reads the captions, once; prompts must be read by the same.",
                 ),
                 GAN.Input(
@@ -143,11 +141,10 @@ class Train(io.ComfyNode):
         out, run = comfyui.training_paths(name)
         settings = {"batch_size": batch_size, "seed": seed} | ({"images": images} if images else {})
         report = comfyui.TrainingReport(cls)
-        device, waiting = comfyui.generator_devices()
         # The executor runs nodes under inference mode, whose tensors cannot be trained.
         with torch.inference_mode(False), torch.enable_grad():
             train_folder(
-                Path(dataset),
+                dataset,
                 out,
                 run,
                 resolution=int(resolution),
@@ -155,15 +152,11 @@ class Train(io.ComfyNode):
                 settings=settings,
                 resume=resume,
                 start_from=None if start_from is None else start_from.network,
-                llm=_language_models().get(llm, llm),
-                device=device,
+                llm=language_models().get(llm, llm),
+                device=comfyui.generator_devices()[0],
                 save_every=_SAVE_EVERY,
                 progress=report.step,
                 show=report.show,
             )
-            trained = Managed(load_gan(out, waiting, comfyui.generator_dtype("auto", device)), device, waiting)
+            trained = managed(out, "auto")
         return io.NodeOutput(trained, {"loss": report.losses}, str(out))
-
-
-def _language_models() -> dict[str, Path]:
-    return find_language_models(comfyui.model_folders("LLM"))

@@ -57,7 +57,7 @@ def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("llm_gan.models.checkpoint.save_file", full)
+    monkeypatch.setattr("llm_gan.models.tensors.save_file", full)
     with pytest.raises(OSError):
         save_gan(small_gan(1), saved)
     assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]

@@ -14,7 +14,8 @@ from ..data.folder import Example, read_folder, read_pictures
 from ..features import EfficientNetLite
 from ..gan import GAN
 from ..pictures import to_uint8
-from .judge import VARIANT, Judge, Standard, captions_to_learn, counted, encode, look, stored, train_judge
+from ..tensors import cached_tensors
+from .judge import VARIANT, Judge, Standard, captions_to_learn, counted, encode, look, train_judge
 from .metrics import NEIGHBOURS, concept_ranks, kid, mean_difference, nearest, precision_recall, r_precision, sliced_wasserstein
 from .questions import Row, questions
 from .report import SHOWN, Group, write_report
@@ -100,7 +101,7 @@ def evaluate(
     weights = torch.stack([w.double().sum() for w in network.parameters()]).sum().item()
     key = [VARIANT, repr(weights), str(gan.resolution), *(_stamp(e.path) for e in examples)]
     meter.reach(len(to_learn) + len(to_ask))
-    raw = stored(cache / "features", key, lambda: {"features": look(pictures, network, meter)})["features"]
+    raw = cached_tensors(cache / "features", key, lambda: {"features": look(pictures, network, meter)})["features"]
     meter.reach(len(to_learn) + len(to_ask) + len(examples))
     standard = Standard(raw[train])
     real = standard(raw)

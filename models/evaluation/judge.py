@@ -3,19 +3,18 @@
 The discriminator looks through lite0 and is trained against the generator, so it may judge neither itself nor its pupil.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..condition import Condition, Recipe
 from ..data.folder import Example
 from ..features import EfficientNetLite
 from ..gan import ConditionNorm
+from ..tensors import cached_tensors
 
 VARIANT = "lite1"
 BOUND = 8.0  # standardised features beyond it are outliers of single channels
@@ -49,18 +48,6 @@ class Standard:
         return ((features - self.mean) / self.std).clamp(-BOUND, BOUND)
 
 
-def stored(path: Path, key: list[str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """`make()`, or what it made before from the same `key`, kept beside `path` under the key's hash."""
-    digest = hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
-    path = path.with_name(f"{path.name}-{digest}.safetensors")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({name: tensor.contiguous() for name, tensor in make().items()}, partial)
-        partial.replace(path)
-    return load_file(path)
-
-
 def counted(progress: Callable[[int], None]) -> Callable[[int, int], None]:
     """A callback of (done, total) that tells `progress` how many are newly done."""
     last = 0
@@ -82,7 +69,7 @@ def encode(texts: list[str], model, recipe: Recipe, cache: Path, progress: Calla
         states = {"pooled": condition.pooled}
         return states | {"tokens": condition.tokens, "mask": condition.mask} if tokens else states
 
-    found = stored(cache / ("prompts" if tokens else "captions"), [repr(recipe), *texts], make)
+    found = cached_tensors(cache / ("prompts" if tokens else "captions"), [repr(recipe), *texts], make)
     pooled = found["pooled"]
     if not tokens:
         found |= {"tokens": pooled[:, None], "mask": torch.ones(len(pooled), 1, dtype=torch.bool)}

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..condition import Condition
@@ -17,6 +16,7 @@ from ..data.folder import Example, Pictures
 from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
+from ..tensors import cached_tensors
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
 KEYWORD = 0.08  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
@@ -52,11 +52,12 @@ class Dataset:
     concepts: list[list[int]]  # captions that mean the same, named in every language and style
 
     def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
-        """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor it lies nearest.
+        """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor
+        it lies nearest.
 
         A paired loss teaches a generator to ignore z. Pairing z with a picture *before* the loss is taken, as conditional
-        IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the anchors are unit
-        vectors, every picture has its share of the latent space, and pictures of one look share a region of it.
+        IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the
+        anchors are unit vectors, every picture has its share of the latent space, and pictures of one look share a region.
         """
         chosen = torch.randint(len(self.pictures), (batch,), generator=generator).tolist()
         kind = torch.rand(batch, generator=generator).tolist()
@@ -134,18 +135,13 @@ def concepts_of(examples: list[Example]) -> list[list[str]]:
 def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -> Condition:
     """The raw conditions of `texts`, from `cache` if it holds exactly these texts read by this recipe."""
     recipe = model.recipe()
-    key = hashlib.sha256("\n".join([repr(recipe), *texts]).encode()).hexdigest()[:16]
-    path = cache / f"conditions-{key}.safetensors"
-    if not path.exists():
+
+    def read() -> dict[str, Tensor]:
         condition = model.encode(texts, recipe, batch_size=32, progress=progress)
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         # fp16 would overflow on raw states; bf16 keeps the range and normalised training data need no more digits.
-        save_file(
-            {"tokens": condition.tokens.bfloat16(), "pooled": condition.pooled.contiguous(), "mask": condition.mask}, partial
-        )
-        partial.replace(path)
-    stored = load_file(path)
+        return {"tokens": condition.tokens.bfloat16(), "pooled": condition.pooled, "mask": condition.mask}
+
+    stored = cached_tensors(cache / "conditions", [repr(recipe), *texts], read)
     return Condition(stored["tokens"].float(), stored["pooled"], stored["mask"], recipe)
 
 

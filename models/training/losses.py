@@ -31,8 +31,8 @@ def finite_difference_penalty(
 
 
 def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    """Mean over scales and pictures of |f - r|₁ / |r|₁: the perceptual distance of a picture to the drawing that its caption is paired with
-    (feature matching, Salimans et al. 2016, arXiv 1606.03498; Wang et al. 2018, arXiv 1711.11585, eq. 4)."""
+    """Mean over scales and pictures of |f - r|₁ / |r|₁: the perceptual distance of a picture to the drawing that its caption
+    is paired with (feature matching, Salimans et al. 2016, arXiv 1606.03498; Wang et al. 2018, arXiv 1711.11585, eq. 4)."""
     return torch.stack([((f - r).abs().mean((1, 2, 3)) / r.abs().mean((1, 2, 3))).mean() for f, r in zip(fake, real)]).mean()
 
 

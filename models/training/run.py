@@ -21,9 +21,8 @@ from ..gan import GAN, Card
 from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
-from ..pictures import contact_sheet, from_network
 from .dataset import Dataset, build_dataset, concepts_of
-from .trainer import TrainingConfig, check_run, probe, train
+from .trainer import TrainingConfig, check_run, sample_sheet, train
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +49,8 @@ def train_folder(
     """Train on the captioned pictures of `data` and write the checkpoint `out`; `run` keeps log, samples and state.
 
     `settings` are fields of `TrainingConfig` that differ from the preset, or when resuming from the run's own.
-    `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a new run
-    begins with its weights. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
+    `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
+    new run begins with its weights. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
     raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
@@ -123,7 +122,7 @@ def train_folder(
 
 def _publish(gan: GAN, dataset: Dataset, out: Path) -> None:
     png = io.BytesIO()
-    contact_sheet(from_network(probe(gan, dataset, *PREVIEW)), PREVIEW[1]).save(png, "PNG")
+    sample_sheet(gan, dataset, *PREVIEW).save(png, "PNG")
     save_gan(gan, out, preview=png.getvalue())
 
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from PIL.Image import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from ..checkpoint import save_gan
 from ..gan import GAN
 from ..pictures import contact_sheet, from_network
+from ..tensors import save_tensors
 from .augment import Augmentation
 from .dataset import Batch, Dataset
 from .log import RunLog
@@ -329,7 +329,6 @@ class Trainer:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`: training goes on as if it had not stopped."""
-
         self.generator.load_state_dict(under("generator.", tensors))
         self.discriminator.load_state_dict(under("discriminator.", tensors))
         self.gan.condition_norm.load_state_dict(under("condition_norm.", tensors))
@@ -363,9 +362,9 @@ def train(
 ) -> GAN:
     """Train `gan` on `dataset` until `config.images` have been shown, or `progress` raises; returns the averaged GAN.
 
-    `run` receives `log.csv` and its `curves.png`, `samples-*.png` (one z a column, one caption a row; also given to `show`), `state.safetensors`
-    to resume from and `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there, bit
-    for bit as if it had not stopped. A step that diverges takes the run back to its last state, with half the learning
+    `run` receives `log.csv` and its `curves.png`, `samples-*.png` (also given to `show`), `state.safetensors` to resume from
+    and `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there,
+    bit for bit as if it had not stopped. A step that diverges takes the run back to its last state, with half the learning
     rates; ArithmeticError if that does not help, MemoryError where the batch is too large for the device. A disk that is full is reported, and the files written before it was stay.
     """
     check_run(run, resume)
@@ -405,7 +404,7 @@ def train(
                     _save(trainer, run, show)
                     figures_log.plot()
                 except OSError as error:
-                    log.warning("%s cannot be written (%s): make room. Training goes on, and will try again.", run, error)
+                    log.warning("not saved, training goes on and will try again: %s", error)
                 saved = time.monotonic()
     except torch.cuda.OutOfMemoryError:
         raise MemoryError(
@@ -460,6 +459,11 @@ def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
         return gan.generator(z, dataset.tokens[rows].float(), dataset.pooled[rows], dataset.mask[rows])
 
 
+def sample_sheet(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Image:
+    """Those pictures, one caption a row and one z a column."""
+    return contact_sheet(from_network(probe(gan, dataset, captions, latents)), latents)
+
+
 def vitals(trainer: Trainer) -> dict[str, float]:
     """What dies first when training goes wrong: diversity over z (mean |Δ| between two z of one caption) and pixel range."""
     pairs = probe(trainer.export(), trainer.dataset, 16, 2)
@@ -472,18 +476,10 @@ def vitals(trainer: Trainer) -> dict[str, float]:
 
 def _save(trainer: Trainer, run: Path, show: Callable[[Image], None] | None) -> None:
     gan = trainer.export()
-    sheet = contact_sheet(from_network(probe(gan, trainer.dataset, 12, 8)), 8)
+    sheet = sample_sheet(gan, trainer.dataset, 12, 8)
     sheet.save(run / f"samples-{trainer.images_seen:08d}.png")
     if show is not None:
         show(sheet)
-    partial = run / "state.partial"
-    try:
-        save_file(trainer.state(), partial)
-        partial.replace(run / "state.safetensors")
-    except SafetensorError as error:  # what its writer makes of a full disk
-        raise OSError(str(error)) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    save_tensors(trainer.state(), run / "state.safetensors")
     save_gan(gan, run / "model.safetensors")
     log.info("saved %s at %d images", run, trainer.images_seen)
-
