@@ -41,12 +41,14 @@ BOUNDS = {
     "sketch_resolution": (8, 16),
     "sketch_channels": (1, 64),
     "look_channels": (1, 64),
+    "things": (0, 8),
     "mixed": (1, 2048),
     "hidden": (1, 2048),
     "embed": (1, 2048),
     "pixel_channels": (1, 2048),
 }
-SINCE_MEMORY = {"concepts", "looks", "sketch_resolution", "sketch_channels", "look_channels"}  # not in the first checkpoints
+# Not in the first checkpoints, which had none of it.
+LATER = {"concepts", "looks", "sketch_resolution", "sketch_channels", "look_channels", "things"}
 RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 
 
@@ -171,7 +173,7 @@ def _config(kind, text: str | None, path: Path):
     """A config dataclass from JSON, each number an integer within its bound."""
     values = _object(text, kind.__name__, path)
     known = {f.name for f in fields(kind)}
-    odd = sorted((values.keys() ^ known) - (SINCE_MEMORY & known - values.keys()))
+    odd = sorted((values.keys() ^ known) - (LATER & known - values.keys()))
     if odd:
         raise ValueError(f"{path.name}: its {kind.__name__} does not have the fields of this version ({str(odd[0])[:40]}).")
     for name, value in values.items():
@@ -192,6 +194,8 @@ def _check_generator(config: GeneratorConfig, path: Path) -> None:
         raise ValueError(f"{path.name}: {config.resolution} px with {len(config.channels)} scales is not a generator.")
     if config.concepts and (config.looks > config.z_dim or config.sketch_resolution * 2 > config.resolution):
         raise ValueError(f"{path.name}: its memory of {config.looks} looks does not fit its generator.")
+    if config.things and not (config.concepts and 4 * config.sketch_resolution <= config.resolution):
+        raise ValueError(f"{path.name}: {config.things} things on one canvas do not fit its generator.")
     if config.text_dim % (2 * config.heads):
         raise ValueError(f"{path.name}: text_dim {config.text_dim} does not divide among {config.heads} heads.")
 

@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (0)")
     generate.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
     generate.add_argument("--expand", action="store_true", help="let the language model describe the picture first")
+    generate.add_argument("--transparent", action="store_true", help="leave the background out (a GAN trained with scenes)")
     generate.add_argument("--columns", type=int, help="width of the contact sheet in pictures (N)")
     generate.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(generate)
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--preset", default="balanced", help="quick, balanced or best: how often each picture is shown (balanced)")
     train.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     train.add_argument("--batch-size", type=int, help="of each process (8)")
+    train.add_argument("--scenes", type=int, metavar="N", help="learn from N sentences over up to three of the pictures too (0)")
     train.add_argument("--seed", type=int, help="(0)")
     train.add_argument("--config", type=Path, metavar="FILE", help="JSON with any other setting, as a run's config.json")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
@@ -119,7 +121,7 @@ def _generate(options: argparse.Namespace) -> None:
         condition = model.encode(texts, gan.recipe).repeat(options.n)
     with _stage(f"draw {_count(len(condition), 'picture')}"), _bar("pictures") as bar:
         z = gan.sample_z(options.seed, options.n).repeat(len(texts), 1)
-        images, _ = gan.generate(condition, z, options.truncation, progress=bar)
+        images, _ = gan.generate(condition, z, options.truncation, progress=bar, transparent=options.transparent)
 
     options.out.mkdir(parents=True, exist_ok=True)
     for i, picture in enumerate(to_uint8(images)):
@@ -148,7 +150,7 @@ def _score(options: argparse.Namespace) -> None:
 
     from .gan import Scores
     from .language.model import LanguageModel
-    from .pictures import from_network, to_network
+    from .pictures import from_network, on_white, to_network
 
     device = _device(options.device)
     images, prompts = [], []
@@ -157,10 +159,10 @@ def _score(options: argparse.Namespace) -> None:
         try:
             with Image.open(path) as image:
                 prompts.append(options.prompt if options.prompt is not None else image.info.get("prompt"))
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).float().div(255)
+                pixels = torch.from_numpy(np.array(image.convert("RGBA"))).float().div(255)
         except OSError:
             raise ValueError(f"{path} is not a picture that can be read.") from None
-        images.append(from_network(to_network(pixels[None], gan.resolution)))
+        images.append(from_network(to_network(on_white(pixels[None]), gan.resolution)))
     stack = torch.cat(images)
     scores = gan.score(stack)
     told = [i for i, prompt in enumerate(prompts) if prompt is not None]
@@ -197,7 +199,7 @@ def _train(options: argparse.Namespace) -> None:
 
     run = options.run_dir or options.out.with_suffix("")
     settings = {} if options.config is None else _settings(options.config)
-    given = {name: getattr(options, name) for name in ("images", "batch_size", "seed")}
+    given = {name: getattr(options, name) for name in ("images", "batch_size", "scenes", "seed")}
     settings |= {name: value for name, value in given.items() if value is not None}
     device = _device(options.device)
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:

@@ -35,12 +35,11 @@ class ConditionNorm(nn.Module):
         self.register_buffer("whitening", torch.zeros(token_dim, pooled_dim).fill_diagonal_(1))
 
     @torch.no_grad()
-    def fit(self, condition: Condition) -> None:
-        """Take the statistics of `condition`, whose prompts should be all the training captions."""
-        tokens = condition.tokens[condition.mask].double()
+    def fit(self, tokens: Tensor, pooled: Tensor) -> None:
+        """Take the statistics of raw tokens [N,C] and pooled [B,C], which should be those of all the training captions."""
+        tokens, pooled = tokens.double(), pooled.double()
         self.token_mean.copy_(tokens.mean(0))
         self.token_std.copy_(tokens.std(0).clamp(min=1e-6))
-        pooled = condition.pooled.double()
         mean = pooled.mean(0)
         # PCA whitening after z-scoring: without it the loudest dimensions would be the only components.
         std = pooled.std(0).clamp(min=1e-6)
@@ -60,7 +59,8 @@ class ConditionNorm(nn.Module):
 
 
 class Latent(NamedTuple):
-    """What a picture was drawn from: z [N,z_dim] and the styles [N,num_styles,style_dim], fp32 on the CPU."""
+    """What a picture was drawn from: z [N,z_dim] and the styles [N,num_styles,style_dim] of the thing that its prompt names
+    first, fp32 on the CPU."""
 
     z: Tensor
     styles: Tensor
@@ -146,21 +146,30 @@ class GAN(nn.Module):
         truncation_psi: float = 1.0,
         batch_size: int = 16,
         progress: Callable[[int, int], None] | None = None,
+        transparent: bool = False,
     ) -> tuple[Tensor, Latent]:
         """condition [N], z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent they were drawn from.
 
-        Runs `batch_size` at a time; what does not fit the device's memory is tried again in halves. `progress(done, total)`
-        is called after every part and may raise to stop.
+        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time; what does not fit the device's memory is tried again in halves. `progress(done, total)`
+        is called after every part and may raise to stop. Raises ValueError where the condition or `transparent` does not fit.
         """
         self.check(condition)
+        if transparent and not self.generator.config.things:
+            raise ValueError(
+                f"The GAN {self.card.name} draws its background too: for transparent pictures take one trained with scenes."
+            )
 
         def draw(rows: slice) -> tuple[Tensor, Tensor]:
             part = condition[rows].to(self.device)
             tokens, pooled = (x.to(self.dtype) for x in self.condition_norm(part.tokens, part.pooled))
             text = self.generator.read(tokens, pooled, part.mask)
             code = self.generator.code(z[rows].to(self.device, self.dtype), text, truncation_psi)
-            images = self.generator.synthesize(code, text)
-            return from_network(images).cpu(), code.styles.float().cpu()
+            if transparent:
+                rgb, opacity = self.generator.paint(code, text)
+                images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
+            else:
+                images = from_network(self.generator.synthesize(code, text))
+            return images.cpu(), code.styles[:, 0].float().cpu()
 
         images, styles = in_parts(draw, len(z), batch_size, progress)
         return images, Latent(z.float().cpu(), styles)

@@ -4,8 +4,9 @@ A style-based generator (StyleGAN2, Karras et al. 2020, arXiv 1912.04958) that f
 arXiv 2301.09515) in how it takes text: the text vector t bypasses the mapping network, w = [MLP(z), t], so that z cannot
 drown it and truncation acts on z alone; masked cross-attention lets the low resolutions read the prompt's tokens. A memory
 of concepts (`memory.py`) hands the middle resolution a sketch of what the prompt names, in the look that the prompt asks
-for or, where it does not, that z picks. There are no per-pixel noise inputs: the picture is a function of (z, condition) and
-nothing else.
+for or, where it does not, that z picks. Where the prompt names several things (`layout.py`), each has a text vector, a look
+and a sketch of its own, and its own part of the one canvas; the picture then has an opacity, and stands on any background.
+There are no per-pixel noise inputs: the picture is a function of (z, condition) and nothing else.
 
 Everything is written so that fp16 holds (StyleGAN2-ADA, Karras et al. 2020, arXiv 2006.06676, appendix): styles divided by
 their largest entry, activations clamped, the RGB sum kept in fp32.
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layout import Layout, LayoutReader
 from .memory import ConceptMemory, normal
 
 SQRT2 = 2**0.5
@@ -25,6 +27,7 @@ CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far
 RGB_GAIN = 0.1  # with unit gain the pixel range runs away early in training
 LOOK_SHARPNESS = 4.0  # makes one look of the prompt's of nearly every z
 USUAL_LOOK = 2.0  # standard deviations that full truncation puts the first look ahead
+OPAQUE = 2.0  # logit of the opacity at first: on white, where most pictures stand, it makes no difference
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class GeneratorConfig:
     sketch_resolution: int = 16  # pixels,
     sketch_channels: int = 6  # that all looks share,
     look_channels: int = 3  # and that each has of its own
+    things: int = 0  # that a prompt may place on one canvas, 0: it is drawn as one, on the background it was trained on
 
     @classmethod
     def at(cls, resolution: int, **others) -> "GeneratorConfig":
@@ -56,19 +60,21 @@ class GeneratorConfig:
 
 
 class Text(NamedTuple):
-    """What the generator reads in a prompt: the refined tokens [B,1+T,D] and their mask, the text vector t [B,D], and of
-    its memory the weights of the concepts [B,K] and how much the prompt itself asks for each look [B,L]."""
+    """What the generator reads in a prompt: the refined tokens [B,M+T,D] and their mask; of each of M things the text vector
+    t [B,M,D], and of the memory the weights of the concepts [B,M,K] and how much the prompt itself asks for each look
+    [B,M,L]; and where they stand."""
 
     tokens: Tensor
     mask: Tensor
     vector: Tensor
-    concepts: Tensor | None = None
-    looks: Tensor | None = None
+    concepts: Tensor | None
+    looks: Tensor | None
+    layout: Layout
 
 
 class Code(NamedTuple):
-    """All that tells one picture of a prompt from another: a style vector for each convolution, coarse to fine
-    [B,num_styles,w_dim+text_dim], and the sketch [B,C,R,R] from the memory of concepts."""
+    """All that tells one picture of a prompt from another: of each thing a style vector for each convolution, coarse to
+    fine [B,M,num_styles,w_dim+text_dim], and the sketch [B,M,C,R,R] from the memory of concepts."""
 
     styles: Tensor
     sketch: Tensor | None
@@ -80,10 +86,10 @@ def normalize_second_moment(x: Tensor) -> Tensor:
 
 
 class TextEncoder(nn.Module):
-    """(tokens [B,T,token_dim], pooled [B,pooled_dim], mask [B,T]) -> (refined tokens [B,1+T,D], t [B,D], mask [B,1+T]).
+    """(tokens [B,T,token_dim], pooled [B,M,pooled_dim], mask [B,M+T]) -> (refined tokens [B,M+T,D], t [B,M,D]).
 
     One bidirectional transformer layer repairs what the causal mask of the language model hid from early tokens. The pooled
-    vector goes in front as a token of its own, so that an empty prompt still leaves something to attend to. `memory` is wide,
+    vectors go in front as tokens of their own, so that an empty prompt still leaves something to attend to. `memory` is wide,
     for there are more concepts than dimensions in the pooled vector: what is linear in it cannot learn one without unlearning
     others.
     """
@@ -106,18 +112,17 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.memory[0].weight, std=read**-0.5)
         nn.init.zeros_(self.memory[2].weight)
 
-    def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         raw, pooled = pooled, self.from_pooled(pooled)
-        x = torch.cat([pooled[:, None], self.from_tokens(tokens)], 1)
-        mask = F.pad(mask, (1, 0), value=True)
+        x = torch.cat([pooled, self.from_tokens(tokens)], 1)
         batch, length, width = x.shape
         q, k, v = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
         x = self.norm_out(x + self.mlp(self.norm_mlp(x)))
-        # The first token has attended to all the others: its state is the attention pooling of the prompt.
-        text = self.to_text(torch.cat([pooled, x[:, 0]], 1)) + self.memory(torch.cat([raw, x[:, 0]], 1))
-        return x, text, mask
+        # The first tokens have attended to all the others: their states are attention poolings of the prompt.
+        own = x[:, : raw.shape[1]]
+        return x, self.to_text(torch.cat([pooled, own], 2)) + self.memory(torch.cat([raw, own], 2))
 
 
 class MappingNetwork(nn.Module):
@@ -141,11 +146,19 @@ class MappingNetwork(nn.Module):
         return w if truncation_psi == 1 else torch.lerp(self.mean.expand_as(w), w, truncation_psi)
 
 
+def spread(values: Tensor, territories: Tensor | None) -> Tensor:
+    """One value a thing [B,M,C] -> one a pixel [B,C,H,W], by what each thing has of it; of a single thing [B,C,1,1]."""
+    if territories is None:
+        return values[:, 0, :, None, None]
+    return torch.einsum("bmc,bmhw->bchw", values, territories)
+
+
 class ModulatedConv(nn.Module):
     """Convolution of style-scaled activations, demodulated (StyleGAN2 eqs. 1–3), as y = d(s) · (W * (s · x)).
 
-    Scaling activations instead of weights keeps one plain convolution for the whole batch. The styles are divided by their
-    largest entry first: exact, since demodulation cancels any scale, and it keeps fp16 in range.
+    Scaling activations instead of weights keeps one plain convolution for the whole batch, and lets each pixel have the
+    style of the thing that it shows. The styles are divided by their largest entry first: exact, since demodulation cancels
+    any scale, and it keeps fp16 in range.
     """
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3):
@@ -157,13 +170,13 @@ class ModulatedConv(nn.Module):
         nn.init.normal_(self.style.weight, std=style_dim**-0.5)
         nn.init.ones_(self.style.bias)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x [B,I,H,W], w [B,style_dim] -> [B,O,H,W], leaky-ReLU'd and clamped."""
+    def forward(self, x: Tensor, w: Tensor, territories: Tensor | None) -> Tensor:
+        """x [B,I,H,W], w [B,M,style_dim], territories [B,M,H,W] (None: M = 1) -> [B,O,H,W], leaky-ReLU'd and clamped."""
         s = self.style(w).float()
-        s = s / s.abs().amax(1, keepdim=True).clamp(min=1e-8)
+        s = s / s.abs().amax(2, keepdim=True).clamp(min=1e-8)
         demodulation = torch.rsqrt(s.square() @ self.weight.float().square().sum((2, 3)).t() + 1e-8)
-        x = F.conv2d(x * s.to(x.dtype)[:, :, None, None], self.weight, padding=self.weight.shape[2] // 2)
-        x = x * demodulation.to(x.dtype)[:, :, None, None] + self.bias[:, None, None]
+        x = F.conv2d(x * spread(s.to(x.dtype), territories), self.weight, padding=self.weight.shape[2] // 2)
+        x = x * spread(demodulation.to(x.dtype), territories) + self.bias[:, None, None]
         return (F.leaky_relu(x, 0.2) * SQRT2).clamp(-CLAMP, CLAMP)
 
 
@@ -192,17 +205,17 @@ class CrossAttention(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """x [B,C,H,W] -> this scale's share of the picture [B,3,H·up,W·up] in fp32; `up` > 1 by sub-pixel convolution.
+    """x [B,C,H,W] -> this scale's share of the picture [B,N,H·up,W·up] in fp32; `up` > 1 by sub-pixel convolution.
 
     Not modulated: its input is already the style's, and of unit size, which keeps the pixels in range.
     """
 
-    def __init__(self, channels: int, kernel: int = 1, up: int = 1):
+    def __init__(self, channels: int, kernel: int = 1, up: int = 1, colours: int = 3):
         super().__init__()
         self.up = up
         fan_in = channels * kernel * kernel
-        self.weight = normal(3 * up * up, channels, kernel, kernel, std=fan_in**-0.5)
-        self.bias = nn.Parameter(torch.zeros(3 * up * up))
+        self.weight = normal(colours * up * up, channels, kernel, kernel, std=fan_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(colours * up * up))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
@@ -223,24 +236,43 @@ class Scale(nn.Module):
         self.conv0 = None if first else ModulatedConv(in_channels, channels, style_dim)
         attends = resolution in config.attention
         self.attention = CrossAttention(channels, config.text_dim, config.heads) if attends else None
-        sketched = config.concepts and resolution == config.sketch_resolution
+        self.resolution = resolution
+        # A thing of half the canvas has its sketch whole at the next resolution only.
+        sketched = (1, 2) if config.things else (1,)
+        sketched = config.concepts and resolution in [config.sketch_resolution * times for times in sketched]
         self.from_sketch = nn.Conv2d(config.sketch_channels + config.look_channels, channels, 1) if sketched else None
+        if sketched and resolution > config.sketch_resolution:
+            nn.init.zeros_(self.from_sketch.weight)
+            nn.init.zeros_(self.from_sketch.bias)
         self.conv1 = ModulatedConv(channels, channels, style_dim)
         self.to_rgb = ToRGB(channels, kernel=3, up=2) if last else ToRGB(channels)
 
     def forward(self, x: Tensor, rgb: Tensor | None, w: tuple[Tensor, Tensor], sketch: Tensor | None, text: Text):
+        layout = text.layout
         if self.conv0 is not None:
-            x = F.interpolate(self.conv0(x, w[0]), scale_factor=2, mode="bilinear", align_corners=False)
+            x = self.conv0(x, w[0], self._territories(layout, x))
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         if self.attention is not None:
             x = self.attention(x, text.tokens, text.mask)
         if self.from_sketch is not None:
-            x = normalize_second_moment(x + self.from_sketch(sketch))
-        x = self.conv1(x, w[1])
+            x = normalize_second_moment(x + self.from_sketch(compose(sketch, layout, self.resolution)))
+        x = self.conv1(x, w[1], self._territories(layout, x))
         share = self.to_rgb(x)
         if rgb is not None:
             factor = share.shape[2] // rgb.shape[2]
             share = share + F.interpolate(rgb, scale_factor=factor, mode="bilinear", align_corners=False)
         return x, share
+
+    @staticmethod
+    def _territories(layout: Layout, x: Tensor) -> Tensor | None:
+        return None if layout.single else layout.territories(x.shape[2]).to(x.dtype)
+
+
+def compose(features: Tensor, layout: Layout, resolution: int) -> Tensor:
+    """Features of each thing [B,M,C,H,W] -> of the canvas [B,C,R,R]."""
+    if layout.single and features.shape[3] == resolution:
+        return features[:, 0]
+    return layout.place(features, resolution)
 
 
 class Generator(nn.Module):
@@ -270,19 +302,27 @@ class Generator(nn.Module):
         for i, channels in enumerate(config.channels):
             self.scales.append(Scale(4 << i, in_channels, channels, style_dim, config))
             in_channels = channels
+        if config.things:
+            self.layout = LayoutReader(config)
+            self.size_to_style = nn.Linear(1, config.w_dim, bias=False)
+            self.to_opacity = ToRGB(in_channels, kernel=3, up=2, colours=1)
 
     @property
     def num_styles(self) -> int:
         return 2 * len(self.scales)
 
-    def read(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> Text:
-        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
-        tokens, vector, mask = self.text(tokens, pooled, mask)
+    def read(self, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None) -> Text:
+        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout` is taken instead of the
+        one that the prompt describes."""
+        if layout is None:
+            layout = self.layout(tokens, pooled, mask).layout().trimmed() if self.config.things else Layout.whole(pooled)
+        mask = torch.cat([layout.there, mask], 1)
+        tokens, vector = self.text(tokens, layout.pooled, mask)
         if not self.config.concepts:
-            return Text(tokens, mask, vector)
-        concepts = self.memory(pooled)
+            return Text(tokens, mask, vector, None, None, layout)
+        concepts, looks = self.memory(layout.pooled), self.look_from_text(layout.pooled)
         # Scaled, or z, whose share is large from the start, would be louder for most of a training.
-        return Text(tokens, mask, vector + concepts @ self.memory.codes, concepts, 8 * self.look_from_text(pooled))
+        return Text(tokens, mask, vector + concepts @ self.memory.codes, concepts, 8 * looks, layout)
 
     def code(self, z: Tensor, text: Text, truncation_psi: float = 1.0) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
@@ -290,27 +330,40 @@ class Generator(nn.Module):
         The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
         to a blend of all, which would be none.
         """
-        w, sketch = self.mapping(z, truncation_psi), None
+        w, sketch = self.mapping(z, truncation_psi)[:, None], None
         if self.config.concepts:
             picked = truncation_psi * z[:, : self.config.looks]
             picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
-            looks = (LOOK_SHARPNESS * picked + text.looks).softmax(1)
+            looks = (LOOK_SHARPNESS * picked[:, None] + text.looks).softmax(2)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(text.concepts, looks)
-        w = torch.cat([w, text.vector], 1)
-        return Code(w[:, None].expand(-1, self.num_styles, -1), sketch)
+        if self.config.things:
+            w = w + self.size_to_style(text.layout.boxes[:, :, 2:].log2().to(w.dtype))
+        w = torch.cat([w.expand(-1, text.vector.shape[1], -1), text.vector], 2)
+        return Code(w[:, :, None].expand(-1, -1, self.num_styles, -1), sketch)
 
-    def synthesize(self, code: Code, text: Text) -> Tensor:
-        """The picture of each code [B,3,R,R], fp32."""
-        ws = code.styles
-        x = self.canvas(ws[:, 0]).view(len(ws), -1, 4, 4)
-        x = normalize_second_moment(x).contiguous(memory_format=torch.channels_last)
+    def paint(self, code: Code, text: Text) -> tuple[Tensor, Tensor | None]:
+        """Of each code the picture [B,3,R,R] and its opacity [B,1,R,R], 0..1 (None from a generator that has none), fp32."""
+        ws, layout = code.styles, text.layout
+        x = self.canvas(ws[:, :, 0]).unflatten(2, (-1, 4, 4))
+        x = normalize_second_moment(compose(x, layout, 4)).contiguous(memory_format=torch.channels_last)
         rgb = None
         for i, scale in enumerate(self.scales):
-            x, rgb = scale(x, rgb, (ws[:, 2 * i], ws[:, 2 * i + 1]), code.sketch, text)
-        return rgb
+            x, rgb = scale(x, rgb, (ws[:, :, 2 * i], ws[:, :, 2 * i + 1]), code.sketch, text)
+        if not self.config.things:
+            return rgb, None
+        return rgb, (self.to_opacity(x) / RGB_GAIN + OPAQUE).sigmoid()
 
-    def forward(self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0) -> Tensor:
+    def synthesize(self, code: Code, text: Text) -> Tensor:
+        """The picture of each code on its background [B,3,R,R], fp32."""
+        rgb, opacity = self.paint(code, text)
+        if opacity is None:
+            return rgb
+        return torch.lerp(text.layout.background.float()[:, :, None, None], rgb, opacity)
+
+    def forward(
+        self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0, layout: Layout | None = None
+    ) -> Tensor:
         """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
-        text = self.read(tokens, pooled, mask)
+        text = self.read(tokens, pooled, mask, layout)
         return self.synthesize(self.code(z, text, truncation_psi), text)

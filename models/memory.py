@@ -32,16 +32,16 @@ class ConceptMemory(nn.Module):
         self.looks = nn.Parameter(torch.zeros(config.concepts, config.looks, config.look_channels, size, size))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """pooled [B,P] -> the weight of every concept [B,K], summing to 1."""
-        similarity = F.normalize(self.query(pooled).float(), dim=1) @ F.normalize(self.keys.float(), dim=1).t()
-        return (SHARPNESS * similarity).softmax(1).to(pooled.dtype)
+        """pooled [...,P] -> the weight of every concept [...,K], summing to 1."""
+        similarity = F.normalize(self.query(pooled).float(), dim=-1) @ F.normalize(self.keys.float(), dim=1).t()
+        return (SHARPNESS * similarity).softmax(-1).to(pooled.dtype)
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
-        """Weights of concepts [B,K] and of looks [B,L] -> features [B,C,R,R], the shared ones first."""
+        """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""
         shared = concepts @ self.shared.flatten(1)
         own = concepts @ self.looks.flatten(1)
-        own = torch.einsum("bl,blx->bx", looks, own.unflatten(1, (looks.shape[1], -1)))
-        return torch.cat([shared, own], 1).unflatten(1, (-1, *self.shared.shape[2:]))
+        own = torch.einsum("...l,...lx->...x", looks, own.unflatten(-1, (looks.shape[-1], -1)))
+        return torch.cat([shared, own], -1).unflatten(-1, (-1, *self.shared.shape[2:]))
 
     @torch.no_grad()
     def remember(self, pooled: Tensor, groups: list[list[int]]) -> None:

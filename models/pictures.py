@@ -20,16 +20,21 @@ def to_network(images: Tensor, resolution: int) -> Tensor:
     return x.mul(2).sub(1)
 
 
+def on_white(images: Tensor) -> Tensor:
+    """[B,H,W,3] in 0..1, or [B,H,W,4] with opacity -> [B,H,W,3] in 0..1."""
+    return images if images.shape[3] == 3 else torch.lerp(torch.ones_like(images[..., :3]), images[..., :3], images[..., 3:])
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
-    """[B,H,W,3] in 0..1 -> the same as bytes."""
+    """[B,H,W,C] in 0..1 -> the same as bytes."""
     return images.mul(255).round().byte().cpu().numpy()
 
 
 def contact_sheet(images: Tensor, columns: int) -> Image.Image:
-    """[B,H,W,3] in 0..1 -> one picture, `columns` wide, row by row on white."""
-    count, height, width, _ = images.shape
+    """[B,H,W,3] in 0..1, or [B,H,W,4] with opacity -> one picture of that kind, `columns` wide, row by row on white."""
+    count, height, width, channels = images.shape
     rows = -(-count // columns)
-    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    sheet = np.full((rows * height, columns * width, channels), 255, np.uint8)
     for i, picture in enumerate(to_uint8(images)):
         top, left = i // columns * height, i % columns * width
         sheet[top : top + height, left : left + width] = picture

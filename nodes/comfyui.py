@@ -159,7 +159,7 @@ def thumbnail(images: Tensor, side: int = 256) -> bytes:
     """The first picture of images [N,H,W,3] in 0..1 as a PNG, at most `side` pixels wide and high."""
     from PIL import Image
 
-    picture = Image.fromarray(images[0, ..., :3].float().clamp(0, 1).mul(255).round().byte().cpu().numpy())
+    picture = Image.fromarray(on_white(images[:1])[0].float().clamp(0, 1).mul(255).round().byte().cpu().numpy())
     picture.thumbnail((side, side))
     file = BytesIO()
     picture.save(file, "PNG")

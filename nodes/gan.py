@@ -9,6 +9,7 @@ from ..models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from ..models.condition import Condition
 from ..models.gan import GAN as Network
 from ..models.gan import Latent, Scores
+from ..models.pictures import on_white
 from . import comfyui
 from .comfyui import Managed
 from .conditioning import from_conditioning
@@ -130,6 +131,15 @@ class Generate(io.ComfyNode):
                     optional=True,
                     tooltip="Draw from these z again, with this prompt: seed and batch_size are then not used.",
                 ),
+                io.Boolean.Input(
+                    "transparent",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Leave the background out, for pictures to place on others; Save Image keeps it so. Off: the background"
+                        " that the prompt names, or white. Needs a GAN trained with scenes, as the bundled one."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="IMAGE", tooltip="The pictures, prompt by prompt."),
@@ -142,11 +152,13 @@ class Generate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, gan, conditioning, seed, batch_size, truncation, latent=None) -> io.NodeOutput:
+    def execute(
+        cls, gan, conditioning, seed, batch_size, truncation, latent=None, transparent=False
+    ) -> io.NodeOutput:
         condition = from_conditioning(conditioning)
         gan.network.check(condition)
         z = gan.network.sample_z(seed, batch_size) if latent is None else _distinct(latent["z"])
-        images, drawn = _draw(gan, condition.repeat(len(z)), z.repeat(len(condition), 1), truncation)
+        images, drawn = _draw(gan, condition.repeat(len(z)), z.repeat(len(condition), 1), truncation, transparent)
         return io.NodeOutput(comfyui.image(images), drawn._asdict())
 
 
@@ -156,12 +168,14 @@ def _distinct(z: Tensor) -> Tensor:
     return z[sorted(first.values())]
 
 
-def _draw(gan: Managed, condition: Condition, z: Tensor, truncation: float) -> tuple[Tensor, Latent]:
+def _draw(
+    gan: Managed, condition: Condition, z: Tensor, truncation: float, transparent: bool
+) -> tuple[Tensor, Latent]:
     config, network = gan.network.generator.config, gan.network
     # Measured at 64 to 256 px in fp32: some twenty times the widest feature map, and the picture a few times over.
     widest = max(channels * (4 << i) ** 2 for i, channels in enumerate(config.channels))
     return gan.run(
-        lambda size, progress: network.generate(condition, z, truncation, size, progress),
+        lambda size, progress: network.generate(condition, z, truncation, size, progress, transparent),
         len(z),
         80 * widest + 48 * network.resolution**2,
     )
@@ -216,7 +230,7 @@ class DiscriminatorScore(io.ComfyNode):
     @classmethod
     def execute(cls, gan, images, keep, conditioning=None) -> io.NodeOutput:
         condition = None if conditioning is None else _for_images(from_conditioning(conditioning), len(images))
-        scores = _judge(gan, images[..., :3], condition)
+        scores = _judge(gan, on_white(images), condition)
         order = scores.best(len(images))
         ranked, report = images[order], _report(scores, order)
         shown = "\n".join(report[:_LINES] + [f"... and {len(report) - _LINES} more"] * (len(report) > _LINES))

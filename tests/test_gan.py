@@ -208,7 +208,7 @@ def test_condition_norm_whitens():
     raw = condition(500)
     raw.pooled = torch.randn(500, WIDTH) @ mixing + 100
     norm = ConditionNorm(WIDTH, 16)
-    norm.fit(raw)
+    norm.fit(raw.tokens[raw.mask], raw.pooled)
     tokens, pooled = norm(raw.tokens, raw.pooled)
     covariance = pooled.t() @ pooled / len(pooled)
     assert (covariance - torch.eye(16)).abs().max() < 0.05

@@ -40,7 +40,7 @@ MAX_PIXELS = 1 << 26  # of one picture; what is larger is refused before it is d
 LARGE = 1 << 24  # pixels; of larger pictures one at a time is decoded
 MAX_WORKERS = 8
 OVERSAMPLED = 8  # times the resolution: what is larger still is first averaged down, which LANCZOS would not show
-VERSION = 1  # of the rules by which a picture becomes a square; another makes every cached picture stale
+VERSION = 2  # of the rules by which a picture becomes a square; another makes every cached picture stale
 ABANDONED = 60  # seconds without a write, after which an unfinished file of the cache belongs to nobody
 _TURNS = {  # by the EXIF tag Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,11 +86,12 @@ class Skipped(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """N pictures uint8 [N,3,R,R], the example of each, and what was skipped."""
+    """N pictures on white, uint8 [N,3,R,R], the example of each, what was skipped, and how opaque each pixel is [N,1,R,R]."""
 
     pixels: Tensor
     examples: list[Example]
     skipped: list[Skipped]
+    opacity: Tensor
 
 
 def read_folder(folder: Path) -> tuple[list[Example], list[Skipped]]:
@@ -240,12 +241,12 @@ def read_pictures(
 
     `progress` is told how many of the examples are done and of how many. Decoding takes at most 3 GiB (16 bytes for each of
     MAX_PIXELS and, by each of MAX_WORKERS, of LARGE pixels; seldom a tenth of it), however many pictures there are; without
-    `cache` come the 3·N·R² bytes of the result, up to three times while it is put together.
+    `cache` come the 4·N·R² bytes of the result, up to three times while it is put together.
 
     Raises ValueError where no picture can be used.
     """
     # A record is all there is to know of a picture: which state of which file, what it shows, and the square.
-    record = np.dtype([("key", "V16"), ("shown", "V16"), ("pixels", "u1", (3, resolution, resolution))])
+    record = np.dtype([("key", "V16"), ("shown", "V16"), ("pixels", "u1", (4, resolution, resolution))])
     keys = [_key(example.path) for example in examples]
     paths: list[Path] = []  # of the finished file, there or not, and of what interrupted calls left beside it
     if cache is not None:
@@ -302,7 +303,8 @@ def read_pictures(
         records = _map(_settle(paths, found, chosen), record, writable=True)
         if records["key"][: len(kept)].tobytes() != b"".join(keys[i] for i in kept):  # another process put its file there
             return read_pictures(examples, resolution, cache, progress)
-    return Pictures(torch.from_numpy(records["pixels"][: len(kept)]), merged, skipped)
+    pixels = torch.from_numpy(records["pixels"][: len(kept)])
+    return Pictures(pixels[:, :3], merged, skipped, pixels[:, 3:])
 
 
 def _distinct(examples: list[Example], shown: list[bytes | str]) -> tuple[list[int], list[Example], list[Skipped]]:
@@ -388,7 +390,7 @@ def _decode(paths: list[Path], resolution: int) -> Iterator[bytes | str]:
 
 
 def _read(path: Path, resolution: int) -> bytes | str:
-    """A digest of what a picture shows (16 bytes) and its square (3·R²), or why it cannot be used."""
+    """A digest of what a picture shows (16 bytes) and its square with its opacity (4·R²), or why it cannot be used."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
@@ -401,10 +403,11 @@ def _read(path: Path, resolution: int) -> bytes | str:
             held = width * height if "progressive" in image.info else math.prod(image.size)
             held = max(held, min(max(image.size), 2 * OVERSAMPLED * resolution) ** 2)
             with _one_large_picture if held > LARGE else nullcontext():
-                square = _upright_on_white(image, resolution)
+                square, opacity = _upright_on_white(image, resolution)
         shown = hashlib.blake2b(f"{square.size}".encode() + square.tobytes(), digest_size=16)
-        pixels = np.asarray(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
-        return shown.digest() + pixels.transpose(2, 0, 1).tobytes()
+        # Apart: together the colours would be weighted by the opacity, which is done already.
+        pixels, opacity = (np.asarray(x.resize((resolution, resolution), Image.Resampling.LANCZOS)) for x in (square, opacity))
+        return shown.digest() + pixels.transpose(2, 0, 1).tobytes() + opacity.tobytes()
     except UnidentifiedImageError:
         return f"is not a picture in a format that is read ({', '.join(FORMATS)})"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -413,8 +416,8 @@ def _read(path: Path, resolution: int) -> bytes | str:
         return f"cannot be read ({error})"
 
 
-def _upright_on_white(image: Image.Image, resolution: int) -> Image.Image:
-    """The first frame as a square, RGB, that is less than 2 × OVERSAMPLED times as large as asked for, or as large as it was."""
+def _upright_on_white(image: Image.Image, resolution: int) -> tuple[Image.Image, Image.Image]:
+    """The first frame as a square, RGB on white and its opacity L, that is less than 2 × OVERSAMPLED times as large as asked for, or as large as it was."""
     image.load()
     turn = _TURNS.get(image.getexif().get(0x0112))
     if image.mode == "F":
@@ -427,6 +430,8 @@ def _upright_on_white(image: Image.Image, resolution: int) -> Image.Image:
     if turn is not None:
         image = image.transpose(turn)
     side = max(image.size)
-    canvas = Image.new("RGBA", (side, side), "white")
-    canvas.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return canvas.convert("RGB")
+    place = (side - image.width) // 2, (side - image.height) // 2
+    canvas, opacity = Image.new("RGBA", (side, side), "white"), Image.new("L", (side, side))
+    canvas.alpha_composite(image, place)
+    opacity.paste(image.getchannel("A"), place)
+    return canvas.convert("RGB"), opacity

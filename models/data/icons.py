@@ -284,7 +284,7 @@ def load_drawings(path: Path, concepts: list[Concept], icon_names: dict[str, str
 
 
 def rasterise(drawing: Drawing, size: int) -> Image.Image:
-    """The drawing on white, `size` × `size` RGB: cropped to what is drawn, which takes `FILL` of the canvas."""
+    """The drawing, `size` × `size` RGBA: cropped to what is drawn, which takes `FILL` of the canvas; the rest is clear."""
     if isinstance(drawing.source, str):
         from resvg_py import svg_to_bytes
 
@@ -305,9 +305,9 @@ def rasterise(drawing: Drawing, size: int) -> Image.Image:
     # Premultiplied alpha keeps the colour of transparent pixels out of the edges.
     image = image.convert("RGBa").resize([max(1, round(scale * length)) for length in image.size],
                                          Image.Resampling.LANCZOS).convert("RGBA")
-    canvas = Image.new("RGBA", (size, size), "white")
-    canvas.alpha_composite(image, ((size - image.width) // 2, (size - image.height) // 2))
-    return canvas.convert("RGB")
+    canvas = Image.new("RGBA", (size, size))
+    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return canvas
 
 
 def render(job: tuple[Drawing, int]) -> tuple[str, bytes] | None:
@@ -318,7 +318,9 @@ def render(job: tuple[Drawing, int]) -> tuple[str, bytes] | None:
         return None
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return hashlib.sha256(image.tobytes()).hexdigest(), buffer.getvalue()
+    shown = Image.new("RGBA", image.size, "white")  # of what is clear the colour is arbitrary
+    shown.alpha_composite(image)
+    return hashlib.sha256(shown.tobytes()).hexdigest(), buffer.getvalue()
 
 
 def render_all(jobs: list, workers: int) -> Iterable:

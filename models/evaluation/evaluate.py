@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from ..condition import Condition
 from ..data.folder import Example, read_folder, read_pictures
+from ..data.scenes import compose
 from ..features import EfficientNetLite
 from ..gan import GAN
 from ..pictures import to_uint8
 from ..tensors import cached_tensors
+from .compositions import crops, judge_scenes, pictures_of, real_scenes
 from .judge import VARIANT, Judge, Standard, captions_to_learn, counted, encode, look, train_judge
 from .metrics import NEIGHBOURS, concept_ranks, kid, mean_difference, nearest, precision_recall, r_precision, sliced_wasserstein
 from .questions import Row, questions
@@ -85,14 +88,18 @@ def evaluate(
     """
     network = (network or EfficientNetLite.pretrained(VARIANT)).to(gan.device)
     model.encode([""], gan.recipe, batch_size=1, progress=None)  # refuses a recipe that is not its own
-    pictures, examples, skipped = read_pictures(_limit(examples, seed), gan.resolution)
+    pictures, examples, skipped, opacity = read_pictures(_limit(examples, seed), gan.resolution)
     _enough(examples)
     rows = questions(examples, captions, seed)
     train = [i for i, example in enumerate(examples) if example.split == "train"]
     learn = captions_to_learn([examples[i] for i in train], seed)
     to_learn = sorted({text for texts in learn for text in texts})
-    to_ask = sorted({text for row in rows for _, text in row.pairs + row.real})
-    drawn = sum(len(row.pairs) for row in rows)
+    scenes = []
+    if gan.generator.config.things > 1 and all(example.concept for example in examples):
+        with suppress(ValueError):  # a folder without names to compose
+            scenes = compose([examples[i] for i in train], 2 * captions, seed, held_out=True)
+    to_ask = sorted({text for row in rows for _, text in row.pairs + row.real} | {scene.text for scene in scenes})
+    drawn = sum(len(row.pairs) for row in rows) + 3 * len(scenes)
     meter = _Meter(progress, len(to_learn) + len(to_ask) + len(examples) + STEPS + 2 * drawn)
     cache = out / "cache"
 
@@ -121,6 +128,14 @@ def evaluate(
     made = [draw([text for _, text in row.pairs], gan.sample_z(seed, len(row.pairs))) for row in rows]
 
     concepts = _numbers([example.concept for example in examples])
+    compositions, composed = {}, []
+    if scenes:
+        members = pictures_of(scenes, examples)
+        images, _ = gan.generate(asked[[place[s.text] for s in scenes]], gan.sample_z(seed, len(scenes)), progress=counted(meter))
+        composed = [torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), real_scenes(scenes, members, pictures, opacity)]
+        for kind, shown in zip(("generated", "real"), composed):
+            found = standard(look(crops(scenes, shown), network, meter))
+            compositions[kind] = judge_scenes(scenes, members, found, real, concepts)
     alignment = []
     for row, (_, features) in zip(rows, made):
         n = min(len(row.pairs), captions)
@@ -148,12 +163,13 @@ def evaluate(
                      "concepts": len(set(concepts.tolist()) - {-1})},
         "distribution": _distribution(made[0][1], real, pictures, train, held_out, standard, network, seed),
         "alignment": alignment,
+        "compositions": compositions,
         "diversity": diversity,
         "memorisation": [_nearest(group, pictures[train], real[train]) for group in groups],
         "speed": _speed(gan, model, asked, rows[0].pairs[0][1], place),
     }  # fmt: skip
     meter.reach(meter.total)
-    write_report(result, out, rows, made, pictures, diverse, groups)
+    write_report(result, out, rows, made, pictures, diverse, groups, [scene.text for scene in scenes], composed)
     return result
 
 

@@ -30,9 +30,11 @@ class Group:
 
 
 def write_report(
-    result: dict, out: Path, rows: list[Row], made: list, pictures: Tensor, diverse: list, groups: list[Group]
-) -> None:
-    """evaluation.json, evaluation.md and the sheets. `made` holds (pictures, features) of every row of captions."""
+    result: dict, out: Path, rows: list[Row], made: list, pictures: Tensor, diverse: list, groups: list[Group],
+    scenes: list[str], composed: list[Tensor],
+) -> None:  # fmt: skip
+    """evaluation.json, evaluation.md and the sheets. `made` holds (pictures, features) of every row of captions, `composed`
+    generated and real pictures of every one of `scenes`."""
     out.mkdir(parents=True, exist_ok=True)
     sheets = []
     for number, (row, (drawn, _)) in enumerate(zip(rows, made)):
@@ -45,6 +47,12 @@ def write_report(
         title = f"{row.title} ({row.script})" if row.script else row.title
         note = "Rows in pairs: generated, and below it the real picture that has this caption. " + _quote(t for _, t in shown)
         sheets.append((title[0].upper() + title[1:], _save(lines, ACROSS, out / f"captions-{number:02d}.png"), note))
+    if scenes:
+        lines = []
+        for start in range(0, min(2 * SHOWN, len(scenes)), ACROSS):
+            lines += [x for shown in composed for x in _fill(shown[start : start + ACROSS], ACROSS)]
+        note = "Rows in pairs: generated, and below it real pictures pasted as the prompt says. " + _quote(scenes[: 2 * SHOWN])
+        sheets.append(("Held-out compositions", _save(lines, ACROSS, out / "compositions.png"), note))
     if diverse:
         most = max(len(m) for _, m, _ in diverse)
         lines = [x for _, m, r in diverse[: SHOWN // 2] for x in (*_fill(m, most + 1), *_fill(r, most))]
@@ -107,6 +115,8 @@ def _markdown(result: dict, sheets: list[tuple[str, Path, str]]) -> str:
         parts.append("**The folder has no held-out split: everything here is measured on training captions and pictures.**")
     parts += ["## Against the real distribution", _distribution(result["distribution"])]
     parts += ["## Does it show what was asked?", _alignment(result["alignment"], concepts)]
+    if result["compositions"]:
+        parts += ["## Compositions", _compositions(result["compositions"])]
     parts += ["## Several z", _diversity(result["diversity"])]
     parts += ["## Memorisation", _table(
         ["pictures", "mean distance to the nearest training picture", "median", "n"],
@@ -161,6 +171,18 @@ def _alignment(rows: list[dict], concepts: int) -> str:
         notes.append(f"The standard error of a share at n = {most} is at most {0.5 / most**0.5:.3f}.")
     head = ["captions", "R-precision", "R@1", "R@10", "n generated / real", "real pictures"]
     return " ".join(notes) + "\n\n" + _table(head, table)
+
+
+def _compositions(figures: dict) -> str:
+    rows = []
+    for script, own in figures["generated"].items():
+        cells = [f"{own[f]:.3f} / {figures['real'][script][f]:.3f}" for f in ("both@1", "both@10", "relation")]
+        rows.append([script, *cells, own["n"]])
+    note = (
+        "Two things that never met in training. Each cell: generated / real pictures pasted as the prompt says. Each thing is cut "
+        "out of its place and sought among all concepts; the relation is right where both fit their places better than exchanged."
+    )
+    return note + "\n\n" + _table(["script", "both things right", "both among the ten nearest", "relation right", "n"], rows)
 
 
 def _diversity(figures: dict | None) -> str:

@@ -1,4 +1,5 @@
-"""What the trainer draws batches from: pictures, the conditions of their captions, and which caption may mean which picture."""
+"""What the trainer draws batches from: pictures, the conditions of their captions, which caption may mean which picture,
+and the scenes that are composed of them."""
 
 import hashlib
 from collections import Counter
@@ -11,38 +12,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..condition import Condition
 from ..data.folder import Example, Pictures
+from ..data.scenes import WHITE, WHOLE, Scene, paste
 from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
+from ..layout import Layout
 from ..tensors import cached_tensors
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
 KEYWORD = 0.08  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
+SCENES = 0.5  # share of draws that are scenes, where there are any
+COLOURED = 0.5  # share of the pictures whose caption names no background that stand on one of any colour
 LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one look share
+PART = 2048  # captions that are encoded and kept at once: what an interrupted encoding loses at most
 MAX_CONCEPTS = 2048  # that a generator is given memory for
 
 
 class Batch(NamedTuple):
-    """B pairs: images [B,3,R,R] in -1..1, normalised tokens [B,T,C], pooled [B,P], mask [B,T], and the z [B,z_dim] to use."""
+    """B pairs: images [B,3,R,R] in -1..1, normalised tokens [B,T,C], pooled [B,P], mask [B,T], the z [B,z_dim] to use, and
+    where there are scenes the layout of the images."""
 
     images: Tensor
     tokens: Tensor
     pooled: Tensor
     mask: Tensor
     z: Tensor
+    layout: Layout | None
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(x.to(device, non_blocking=True) for x in self))
+        *tensors, layout = self
+        layout = layout and Layout(*(x.to(device, non_blocking=True) for x in layout))
+        return Batch(*(x.to(device, non_blocking=True) for x in tensors), layout)
+
+
+class SceneRow(NamedTuple):
+    """A scene by numbers: its caption, the captions of its things alone, their boxes [M,3], and the RGB of its background."""
+
+    caption: int
+    things: list[int]
+    boxes: Tensor
+    background: tuple[int, int, int]
 
 
 @dataclass
 class Dataset:
     pictures: Tensor  # uint8 [N,3,R,R]
-    tokens: Tensor  # fp16 [M,T,C], normalised
+    tokens: Tensor  # fp16 [tokens of all M captions,C], normalised
+    ends: list[int]  # for each caption, where its tokens end
     pooled: Tensor  # fp32 [M,P], normalised
-    mask: Tensor  # bool [M,T]
     plain: list[Tensor]  # for each picture, the captions that do not name its style,
     keywords: list[Tensor]  # its keywords,
     styled: list[Tensor]  # and the captions that name its style
@@ -50,6 +68,8 @@ class Dataset:
     anchors: Tensor  # [N,z_dim], unit vectors: where in z each picture lies
     texts: list[str]  # for each caption
     concepts: list[list[int]]  # captions that mean the same, named in every language and style
+    opacity: Tensor  # uint8 [N,1,R,R]
+    scenes: list[SceneRow]
 
     def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
         """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor
@@ -63,20 +83,55 @@ class Dataset:
         kind = torch.rand(batch, generator=generator).tolist()
         which = torch.rand(batch, generator=generator).tolist()
         z = torch.randn(batch, self.anchors.shape[1], generator=generator)
-        captions, pictures = [], []
+        composed = torch.rand(batch, generator=generator).tolist()
+        colours = (torch.rand(batch, 3, generator=generator) * 2 - 1)
+        coloured = torch.rand(batch, generator=generator).tolist()
+        captions, images, layouts = [], [], []
         for i in range(batch)[rows]:
-            picture = chosen[i]
-            options = self.plain[picture]
-            if kind[i] < STYLED and len(self.styled[picture]):
-                options = self.styled[picture]
-            elif kind[i] > 1 - KEYWORD and len(self.keywords[picture]):
-                options = self.keywords[picture]
-            caption = int(options[int(which[i] * len(options))])
-            meant = self.meant[caption]
-            captions.append(caption)
-            pictures.append(int(meant[(self.anchors[meant] @ z[i]).argmax()]))
-        images = self.pictures[pictures].float().div(127.5).sub(1)
-        return Batch(images, self.tokens[captions].float(), self.pooled[captions], self.mask[captions], z[rows])
+            if self.scenes and composed[i] < SCENES:
+                scene = self.scenes[int(which[i] * len(self.scenes))]
+            else:
+                caption = self._caption(chosen[i], kind[i], which[i])
+                scene = SceneRow(caption, [caption], torch.tensor([WHOLE]), WHITE)
+            captions.append(scene.caption)
+            pictures = []
+            for caption in scene.things:
+                meant = self.meant[caption]
+                pictures.append(int(meant[(self.anchors[meant] @ z[i]).argmax()]))
+            background = torch.tensor(scene.background).div(127.5).sub(1)
+            if self.scenes and scene.background == WHITE and coloured[i] < COLOURED:
+                background = colours[i]
+            images.append(paste(self.pictures[pictures], self.opacity[pictures], scene.boxes, background))
+            layouts.append((self.pooled[scene.things], scene.boxes, background))
+        layout = stack_layouts(layouts) if self.scenes else None
+        return Batch(torch.stack(images), *self.condition(captions), z[rows], layout)
+
+    def span(self, caption: int) -> slice:
+        """The caption's rows of `tokens`."""
+        return slice(self.ends[caption - 1] if caption else 0, self.ends[caption])
+
+    def condition(self, captions: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised tokens [B,T,C] as long as the longest, pooled [B,P] and mask [B,T] of the captions."""
+        own = [self.tokens[self.span(i)] for i in captions]
+        tokens = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).float()
+        mask = torch.arange(tokens.shape[1]) < torch.tensor([[len(states)] for states in own])
+        return tokens, self.pooled[captions], mask
+
+    def _caption(self, picture: int, kind: float, which: float) -> int:
+        options = self.plain[picture]
+        if kind < STYLED and len(self.styled[picture]):
+            options = self.styled[picture]
+        elif kind > 1 - KEYWORD and len(self.keywords[picture]):
+            options = self.keywords[picture]
+        return int(options[int(which * len(options))])
+
+
+def stack_layouts(rows: list[tuple[Tensor, Tensor, Tensor]]) -> Layout:
+    """Pooled vectors [M,P] and boxes [M,3] of things and a background [3] for each row: one layout, with room for the most."""
+    pooled, boxes, backgrounds = zip(*rows)
+    there = torch.arange(max(map(len, boxes))) < torch.tensor([[len(own)] for own in boxes])
+    pooled, boxes = (torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=0.5) for own in (pooled, boxes))
+    return Layout(pooled, boxes, there, torch.stack(backgrounds))
 
 
 def build_dataset(
@@ -85,10 +140,12 @@ def build_dataset(
     model: LanguageModel,
     norm: ConditionNorm,
     cache: Path,
+    scenes: list[Scene] = [],
     fit: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """The pictures with every caption encoded once (kept in `cache`), and `norm` fitted to them.
+    """The pictures, and scenes of them, with every caption encoded once (kept in `cache`), and `norm` fitted to those of the
+    pictures.
 
     `fit` is False where `norm` comes from a run that goes on: whitening is unique up to a rotation only, and the networks
     have learnt that one.
@@ -96,11 +153,17 @@ def build_dataset(
     examples = read.examples
     kinds = [[getattr(example, kind) for example in examples] for kind in ("captions", "keywords", "styled")]
     texts = sorted({text for kind in kinds for captions in kind for text in captions})
+    alone = len(texts)
     index = {text: i for i, text in enumerate(texts)}
-    condition = _conditions(texts, model, cache, progress)
+    texts += sorted({scene.text for scene in scenes} - index.keys())
+    index |= {text: i for i, text in enumerate(texts)}
+    tokens, lengths, pooled = _conditions(texts, model, cache, progress)
+    ends = lengths.cumsum(0).tolist()
     if fit:
-        norm.fit(condition)
-    tokens, pooled = norm(condition.tokens, condition.pooled)
+        norm.fit(tokens[: ends[alone - 1]], pooled[:alone])
+    states = torch.empty(tokens.shape, dtype=torch.float16)
+    for part in range(0, len(tokens), PART):  # in fp32 they would take twice the room
+        states[part : part + PART] = norm(tokens[part : part + PART], pooled[:1])[0]
     numbered = [[torch.tensor([index[text] for text in captions], dtype=torch.long) for captions in kind] for kind in kinds]
     meant: list[list[int]] = [[] for _ in texts]
     for picture, captions in enumerate(zip(*numbered)):
@@ -108,14 +171,19 @@ def build_dataset(
             meant[caption].append(picture)
     return Dataset(
         read.pixels,
-        tokens.mul(condition.mask[:, :, None]).half(),
-        pooled,
-        condition.mask,
+        states,
+        ends,
+        norm(tokens[:0], pooled)[1],
         *numbered,
         [torch.tensor(pictures) for pictures in meant],
         _anchors(examples, config.z_dim, config.looks),
         texts,
         [[index[text] for text in group] for group in concepts_of(examples)],
+        read.opacity,
+        [
+            SceneRow(index[s.text], [index[t.caption] for t in s.things], torch.tensor([t.box for t in s.things]), s.background)
+            for s in scenes
+        ],
     )
 
 
@@ -132,17 +200,22 @@ def concepts_of(examples: list[Example]) -> list[list[str]]:
     return [found[i] for i in kept]
 
 
-def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -> Condition:
-    """The raw conditions of `texts`, from `cache` if it holds exactly these texts read by this recipe."""
-    recipe = model.recipe()
+def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -> tuple[Tensor, Tensor, Tensor]:
+    """The raw states of `texts`: tokens [all,C] in bf16, how many each text has [M], pooled [M,C]; from `cache` as far as it
+    holds them, read by this recipe."""
+    recipe, parts = model.recipe(), []
+    for start in range(0, len(texts), PART):
+        part = texts[start : start + PART]
 
-    def read() -> dict[str, Tensor]:
-        condition = model.encode(texts, recipe, batch_size=32, progress=progress)
-        # fp16 would overflow on raw states; bf16 keeps the range and normalised training data need no more digits.
-        return {"tokens": condition.tokens.bfloat16(), "pooled": condition.pooled, "mask": condition.mask}
+        def read() -> dict[str, Tensor]:
+            report = progress and (lambda done, _: progress(start + done, len(texts)))
+            condition = model.encode(part, recipe, batch_size=32, progress=report)
+            # fp16 would overflow on raw states; bf16 keeps the range and normalised training data need no more digits.
+            tokens = condition.tokens[condition.mask].bfloat16()
+            return {"tokens": tokens, "lengths": condition.mask.sum(1), "pooled": condition.pooled}
 
-    stored = cached_tensors(cache / "conditions", [repr(recipe), *texts], read)
-    return Condition(stored["tokens"].float(), stored["pooled"], stored["mask"], recipe)
+        parts.append(cached_tensors(cache / "conditions", [repr(recipe), *part], read))
+    return tuple(torch.cat([part[name] for part in parts]) for name in ("tokens", "lengths", "pooled"))
 
 
 def _anchors(examples: list[Example], z_dim: int, looks: int) -> Tensor:

@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from ..checkpoint import DEFAULT_GAN, load_gan, save_gan
 from ..data.folder import read_folder, read_pictures
+from ..data.scenes import MAX_THINGS, compose
 from ..discriminator import DiscriminatorConfig
 from ..features import EfficientNetLite
 from ..gan import GAN, Card
@@ -22,6 +23,7 @@ from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
+from .reader import fit_reader
 from .trainer import TrainingConfig, check_run, sample_sheet, train
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,10 @@ def train_folder(
     if resume:
         settings = json.loads((run / "config.json").read_text()) | (settings or {})
     config = TrainingConfig.preset(preset, len(examples), **(settings or {}))
+    if config.scenes:
+        compose(examples, 1)  # refuses names it cannot make sentences of
+        if resolution < 64:
+            raise ValueError(f"Scenes of several things need 64 px or more, not {resolution}.")
     begin = run / "model.safetensors" if resume else start_from
     start = load_gan(begin) if isinstance(begin, Path) else begin
     if start is not None and start.resolution > resolution:
@@ -92,6 +98,10 @@ def train_folder(
     else:
         known = start.generator.config
         generator = replace(known, resolution=resolution, channels=known.channels + shape.channels[len(known.channels) :])
+    scenes = compose(pictures.examples, config.scenes) if config.scenes else []
+    unread = scenes and not generator.things
+    if unread:
+        generator = replace(generator, things=MAX_THINGS)
     torch.manual_seed(config.seed)
     card = Card(
         name=out.stem,
@@ -102,12 +112,18 @@ def train_folder(
     if start is not None:
         _take_over(gan, start)
     gan.discriminator.projected.features = features
-    dataset = build_dataset(pictures, generator, model, gan.condition_norm, run / "cache", start is None, progress)
+    dataset = build_dataset(pictures, generator, model, gan.condition_norm, run / "cache", scenes, start is None, progress)
     if start is None:
         gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     if first and dist.is_initialized():
         dist.barrier()
     del model
+    if unread:
+        if first:
+            fit_reader(gan.generator, dataset, config.seed, device, progress)
+        if dist.is_initialized():
+            for weight in gan.generator.to(device).layout.parameters():
+                dist.broadcast(weight.data, 0)
 
     try:
         trained = train(gan, dataset, config, run, resume, device, save_every, tensorboard, progress, show)

@@ -63,6 +63,7 @@ class TrainingConfig:
     raw: tuple[float, float] = (0.05, 0.25)  # and the raw-pixel discriminator
     adversarial_from: float = 0.9  # of the run: a discriminator that meets blurs wins at once, and teaches nothing
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
+    scenes: int = 0  # sentences over one to three of the pictures on one canvas, to learn composition from
     seed: int = 0
 
     @classmethod
@@ -126,6 +127,8 @@ class Trainer:
     def __init__(self, gan: GAN, dataset: Dataset, config: TrainingConfig, device: torch.device | str = "cpu"):
         self.gan, self.dataset, self.config, self.device = gan.to(device), dataset, config, device
         self.generator, self.discriminator = gan.generator, gan.discriminator
+        if self.generator.config.things:
+            self.generator.layout.requires_grad_(False)  # sentences have taught it, pictures would not
         self.ema = {name: p.detach().clone() for name, p in self.generator.state_dict().items()}
         for module in self.discriminator.projected.heads.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -134,7 +137,7 @@ class Trainer:
         self.optimizers = {
             "generator": torch.optim.Adam(
                 [
-                    {"params": [p for n, p in self.generator.named_parameters() if n not in ROWS]},
+                    {"params": [p for n, p in self.generator.named_parameters() if n not in ROWS and p.requires_grad]},
                     {"params": [p for n, p in self.generator.named_parameters() if n in ROWS], "base_lr": config.lr_memory},
                 ],
                 config.lr_generator,
@@ -165,7 +168,7 @@ class Trainer:
         batch = self.dataset.draw(size, random, rows).to(self.device)
         self._schedule()
 
-        fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask)
+        fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, layout=batch.layout)
         seen = fake.detach().requires_grad_()
         real_view, fake_view = batch.images, seen
         if adversarial:  # only a discriminator needs its pictures varied
@@ -206,7 +209,8 @@ class Trainer:
         outside = torch.autograd.grad(100 * config.batch_size * out_of_range(seen), seen)[0]
         at_image += outside / max(norm_of([outside]), 1.0)
 
-        self._update("generator", list(self.generator.parameters()), lambda: fake.backward(at_image))
+        learning = [p for p in self.generator.parameters() if p.requires_grad]
+        self._update("generator", learning, lambda: fake.backward(at_image))
         if self.world > 1:
             dist.all_reduce(self.generator.mapping.mean)
             self.generator.mapping.mean /= self.world
@@ -450,13 +454,15 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
-    """Pictures [captions·latents,3,R,R] in about -1..1: a few names from the training data, each with the same few z."""
+    """Pictures [captions·latents,3,R,R] in about -1..1: a few captions from the training data, names and where there are scenes
+    as many of those, each with the same few z."""
     random = torch.Generator().manual_seed(0)
-    pictures = torch.randperm(len(dataset.pictures), generator=random)[:captions].tolist()
-    rows = torch.tensor([int(dataset.plain[i][0]) for i in pictures]).repeat_interleave(latents)
-    z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(pictures), 1)
+    scenes = [scene.caption for scene in dataset.scenes[: captions // 2]]
+    pictures = torch.randperm(len(dataset.pictures), generator=random)[: captions - len(scenes)].tolist()
+    rows = [row for row in [int(dataset.plain[i][0]) for i in pictures] + scenes for _ in range(latents)]
+    z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(rows) // latents, 1)
     with torch.no_grad():
-        return gan.generator(z, dataset.tokens[rows].float(), dataset.pooled[rows], dataset.mask[rows])
+        return gan.generator(z, *dataset.condition(rows))
 
 
 def sample_sheet(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Image:

@@ -1,0 +1,131 @@
+"""What a prompt says of several things: what each of them is, where it stands, and on which background.
+
+Everything that draws one thing (memory, style, sketch) then draws each of them in its own box, and the convolutions of the
+generator see one canvas. BlobGAN (Epstein et al. 2022, arXiv 2205.02837) composes a scene from blobs with styles of their
+own in this way; there the layout comes from noise, here from the prompt, and is learnt from prompts alone.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TERRITORY = 4.0  # how steeply a thing's influence falls: at its neighbour's centre nothing is left of it
+WHITE = 1.0
+
+
+class Layout(NamedTuple):
+    """Of M things the pooled vectors [B,M,P], as of prompts of each alone, and the boxes [B,M,3] (centre x and y, side, on a
+    canvas of side 1, y downwards); which of them are there [B,M]; and the background's colour [B,3] in -1..1."""
+
+    pooled: Tensor
+    boxes: Tensor
+    there: Tensor
+    background: Tensor
+
+    @classmethod
+    def whole(cls, pooled: Tensor) -> "Layout":
+        """Of each prompt [B,P] one thing that fills the canvas, on white."""
+        boxes = torch.tensor([0.5, 0.5, 1.0], device=pooled.device).expand(len(pooled), 1, 3)
+        there = torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)
+        return cls(pooled[:, None], boxes, there, torch.full((len(pooled), 3), WHITE, device=pooled.device))
+
+    def trimmed(self) -> "Layout":
+        """Without the places that are empty in every row."""
+        most = int(self.there.sum(1).max())
+        return Layout(self.pooled[:, :most], self.boxes[:, :most], self.there[:, :most], self.background)
+
+    @property
+    def single(self) -> bool:
+        return self.boxes.shape[1] == 1
+
+    def territories(self, resolution: int) -> Tensor:
+        """How much each thing has of each pixel [B,M,R,R], summing to 1 over the things: its nearest box has a pixel."""
+        centres = (torch.arange(resolution, device=self.boxes.device) + 0.5) / resolution
+        x, y, size = self.boxes.float().unbind(2)
+        across = ((centres - x[..., None]) / size[..., None].clamp(min=1e-3) * 2).square()
+        down = ((centres - y[..., None]) / size[..., None].clamp(min=1e-3) * 2).square()
+        distance = across[:, :, None, :] + down[:, :, :, None]
+        return (-TERRITORY * distance).masked_fill(~self.there[:, :, None, None], -torch.inf).softmax(1)
+
+    def place(self, features: Tensor, resolution: int) -> Tensor:
+        """Each thing's features [B,M,C,H,W], as if it filled the canvas -> those of the scene [B,C,R,R]; zero around boxes."""
+        batch, things, channels = features.shape[:3]
+        x, y, size = self.boxes.float().unbind(2)
+        zoom = 1 / size.clamp(min=1e-3)
+        zero = torch.zeros_like(zoom)
+        rows = torch.stack([zoom, zero, (1 - 2 * x) * zoom, zero, zoom, (1 - 2 * y) * zoom], 2).view(-1, 2, 3)
+        grid = F.affine_grid(rows, [batch * things, channels, resolution, resolution], align_corners=False)
+        placed = F.grid_sample(features.flatten(0, 1), grid.to(features.dtype), align_corners=False)
+        return (placed.unflatten(0, (batch, things)) * self.there[:, :, None, None, None].to(features.dtype)).sum(1)
+
+
+class LayoutReader(nn.Module):
+    """(tokens [B,T,token_dim], pooled [B,pooled_dim], mask [B,T]) -> what is said of each thing.
+
+    M + 1 learned queries stand among the tokens of a small transformer, one for each thing in the order of mention and one
+    for the scene, as DETR's object queries do (Carion et al. 2020, arXiv 2005.12872). Each thing's query then points at the
+    words that name it (pointer networks, Vinyals et al. 2015, arXiv 1506.03134): from their states comes the pooled vector
+    that a prompt of that thing alone would have, or where it is all that the prompt names the prompt's own.
+    """
+
+    def __init__(self, config, layers: int = 2):
+        super().__init__()
+        width = config.text_dim
+        self.things = config.things
+        self.from_tokens = nn.Linear(config.token_dim, width)
+        self.from_pooled = nn.Linear(config.pooled_dim, width)
+        self.queries = nn.Parameter(torch.randn(config.things + 1, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.point = nn.Linear(width, width)
+        read = config.token_dim + width
+        self.to_pooled = nn.Sequential(nn.Linear(read, 2 * width), nn.GELU(), nn.Linear(2 * width, config.pooled_dim))
+        self.words_to_pooled = nn.Linear(config.token_dim, config.pooled_dim)
+        self.to_own = nn.Linear(width, 1)
+        self.to_box = nn.Linear(width, 3)
+        self.to_count = nn.Linear(width, config.things)
+        self.to_background = nn.Linear(width, 4)  # whether it has a colour, and which
+
+    def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> "Reading":
+        batch, length = mask.shape
+        x = self.from_tokens(tokens) + _positions(length, self.queries.shape[1], tokens)
+        x = torch.cat([self.queries.expand(batch, -1, -1), self.from_pooled(pooled)[:, None], x], 1)
+        before = x.shape[1] - length
+        x = self.layers(x, src_key_padding_mask=~F.pad(mask, (before, 0), value=True))
+        things, scene, words = x[:, : self.things], x[:, self.things], x[:, before:]
+        pointer = self.point(things) @ words.transpose(1, 2) * words.shape[2] ** -0.5
+        named = pointer.masked_fill(~mask[:, None], -torch.inf).softmax(2) @ tokens
+        found = self.words_to_pooled(named) + self.to_pooled(torch.cat([named, things], 2))
+        coloured, colour = self.to_background(scene).float().split((1, 3), 1)
+        return Reading(
+            torch.lerp(pooled[:, None].expand_as(found), found, self.to_own(things).sigmoid()),
+            self.to_box(things).float().sigmoid(),
+            self.to_count(scene).float(),
+            coloured[:, 0],
+            colour.tanh(),
+        )
+
+
+class Reading(NamedTuple):
+    """What `LayoutReader` reads: pooled [B,M,P] and box [B,M,3] of each thing, logits of there being 1 to M of them [B,M] and
+    of the background's being coloured [B], and in which colour [B,3]."""
+
+    pooled: Tensor
+    boxes: Tensor
+    counts: Tensor
+    coloured: Tensor
+    colour: Tensor
+
+    def layout(self) -> Layout:
+        """The likeliest."""
+        there = torch.arange(self.counts.shape[1], device=self.counts.device) <= self.counts.argmax(1, keepdim=True)
+        return Layout(self.pooled, self.boxes, there, torch.where(self.coloured[:, None] > 0, self.colour, WHITE))
+
+
+def _positions(length: int, width: int, like: Tensor) -> Tensor:
+    """Sinusoidal positions [T,D] (Vaswani et al. 2017, arXiv 1706.03762, §3.5)."""
+    place = torch.arange(length, device=like.device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=torch.float32) * (-9.21 / width))
+    return torch.cat([(place * rate).sin(), (place * rate).cos()], 1).to(like.dtype)

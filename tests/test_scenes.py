@@ -1,0 +1,278 @@
+"""Scenes: sentences over several things, pictures pasted as they say, reading a layout, drawing by it, judging the result."""
+
+import colorsys
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from llm_gan.models.checkpoint import load_gan, save_gan
+from llm_gan.models.condition import Condition, Recipe
+from llm_gan.models.data.folder import Example, read_folder, read_pictures
+from llm_gan.models.data.scenes import BOTTOM, LEFT, RIGHT, TOP, WHITE, Scene, Thing, compose, is_held_out, paste
+from llm_gan.models.discriminator import DiscriminatorConfig
+from llm_gan.models.evaluation.compositions import crops, judge_scenes, pictures_of, real_scenes
+from llm_gan.models.gan import GAN
+from llm_gan.models.generator import GeneratorConfig
+from llm_gan.models.pictures import on_white
+from llm_gan.models.layout import Layout
+from llm_gan.models.training import reader
+from llm_gan.models.training.dataset import build_dataset, stack_layouts
+from llm_gan.models.training.trainer import Trainer, TrainingConfig
+
+WIDTH, RESOLUTION = 48, 64
+NAMES = {
+    "cat": "猫", "dog": "狗", "apple": "苹果", "house": "房子", "star": "星", "red car": "红车", "ship": "船", "tree": "树",
+    "fish": "鱼", "key": "钥匙", "hat": "帽", "egg": "蛋",
+}  # fmt: skip
+
+
+def examples():
+    return [
+        Example(f"{name}-{style}.png", (name, zh), (), (f"{name}, {style} style", f"{zh}，{style}风格"), name, style)
+        for name, zh in NAMES.items()
+        for style in ("flat", "round")
+    ]
+
+
+class Words:
+    """Stands in for a language model: a fixed random state for each word, with a trace of the words before it."""
+
+    def recipe(self):
+        return Recipe("words", "0", WIDTH)
+
+    def encode(self, texts, recipe=None, batch_size=16, progress=None):
+        def states(text):
+            words = re.findall(r"[a-z]+|[\u4e00-\u9fff]", text) or [""]
+            own = torch.stack([torch.randn(WIDTH, generator=torch.Generator().manual_seed(sum(w.encode()) * 7919)) for w in words])
+            return own + 0.2 * own.cumsum(0)
+
+        tokens = [states(text) for text in texts]
+        mask = torch.arange(max(map(len, tokens))) < torch.tensor([[len(t)] for t in tokens])
+        pooled = torch.stack([t.mean(0) for t in tokens])
+        return Condition(torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True), pooled, mask, self.recipe())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A disc or square of its own colour for every name, on nothing, in two styles."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = []
+    for number, example in enumerate(examples()):
+        image = Image.new("RGBA", (64, 64))
+        colour = tuple(int(255 * x) for x in colorsys.hsv_to_rgb(number // 2 / len(NAMES), 1, 0.9))
+        image.paste((*colour, 255), (8, 8, 56, 56) if example.style == "flat" else (16, 16, 48, 48))
+        image.save(folder / example.path)
+        lines.append({
+            "file_name": example.path, "concept": example.concept, "style": example.style,
+            "captions": {"en": [example.captions[0]], "zh": [example.captions[1]]},
+            "style_captions": {"en": [f"{{caption}}, {example.style} style"], "zh": [f"{{caption}}，{example.style}风格"]},
+        })  # fmt: skip
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    return folder
+
+
+def setup(folder, tmp_path, count=400):
+    torch.manual_seed(0)
+    config = GeneratorConfig(
+        RESOLUTION, (32, 32, 24, 16), z_dim=8, w_dim=16, text_dim=128, token_dim=WIDTH, pooled_dim=24, concepts=12, looks=2,
+        sketch_resolution=16, sketch_channels=2, look_channels=1, things=3,
+    )  # fmt: skip
+    discriminator = DiscriminatorConfig(RESOLUTION, 24, mixed=(8, 8, 8, 8), hidden=16, embed=8, pixel_channels=(16, 16))
+    gan = GAN(config, discriminator, Words().recipe())
+    pictures = read_pictures(read_folder(folder)[0], RESOLUTION)
+    scenes = compose(pictures.examples, count)
+    dataset = build_dataset(pictures, config, Words(), gan.condition_norm, tmp_path, scenes)
+    gan.generator.memory.remember(dataset.pooled, dataset.concepts)
+    return gan, dataset, pictures
+
+
+# Sentences
+
+
+def test_scenes_say_what_they_show():
+    scenes = {scene.text: scene for scene in compose(examples(), 3000)}
+    assert len(scenes) == 3000 and list(scenes.values()) == compose(examples(), 3000)
+    assert list(scenes.values())[:500] == compose(examples(), 500)
+    checked = 0
+    for text, scene in scenes.items():
+        names = [re.sub(r"(, \w+ style|，\w+风格)$", "", thing.caption) for thing in scene.things]
+        assert all(name in text or name[:-1] in text for name in names) and 1 <= len(scene.things) <= 3
+        found = re.fullmatch(r"(?:an? )?([\w ]+?) (?:to the left of|above|to the right of) (?:an? )?([\w ]+)", text)
+        if found and "two" not in text and " on " not in text and " and " not in text:
+            checked += 1
+            expected = (LEFT, RIGHT) if "left of" in text else (TOP, BOTTOM) if "above" in text else (RIGHT, LEFT)
+            assert scene == Scene(text, (Thing(found[1], expected[0]), Thing(found[2], expected[1])), WHITE)
+    assert checked > 10
+    assert scenes["两个猫"].things[0].box == LEFT and scenes["两个猫"].things[1] == Thing("猫", RIGHT)
+    assert any("blue background" in text and scene.background == (66, 133, 244) for text, scene in scenes.items())
+    assert 0.4 < sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in scenes) / len(scenes) < 0.6
+
+
+def test_held_out_pairs_never_meet():
+    for held_out in (False, True):
+        for scene in compose(examples(), 60 if held_out else 2000, 1, held_out):
+            names = {re.sub(r"(, \w+ style|，\w+风格)$", "", thing.caption) for thing in scene.things}
+            assert any(is_held_out(a, b) for a in names for b in names if a != b) == held_out
+            assert not held_out or len(scene.things) == len(names) == 2
+
+
+def test_too_few_names_are_refused():
+    with pytest.raises(ValueError, match="ten things or more"):
+        compose(examples()[:8], 10)
+
+
+# Pictures
+
+
+def test_paste_puts_pictures_where_they_belong():
+    pictures = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
+    opacity = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    for i, colour in enumerate(((200, 0, 0), (0, 200, 0))):
+        pictures[i, :, 8:24, 8:24] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+        opacity[i, :, 8:24, 8:24] = 255
+    scene = paste(pictures, opacity, torch.tensor([LEFT, RIGHT]), torch.tensor([-1.0, -1.0, 1.0])).add(1).mul(127.5).round()
+    assert scene[:, 16, 8].tolist() == [200, 0, 0] and scene[:, 16, 24].tolist() == [0, 200, 0]
+    assert scene[:, 0, 0].tolist() == scene[:, 16, 16].tolist() == [0, 0, 255]
+
+
+def test_batches_hold_scenes(folder, tmp_path):
+    _, dataset, _ = setup(folder, tmp_path)
+    batch = dataset.draw(64, torch.Generator().manual_seed(0))
+    assert batch.images.shape == (64, 3, RESOLUTION, RESOLUTION) and batch.images.abs().max() <= 1
+    counts = batch.layout.there.sum(1)
+    assert set(counts.tolist()) == {1, 2, 3}
+    assert (batch.layout.background != 1).any(1).float().mean() > 0.3
+    for image, layout in zip(batch.images, zip(*batch.layout)):
+        _, boxes, there, background = layout
+        assert torch.allclose(image[:, 0, 0], background, atol=0.02)
+        for x, y, _ in boxes[there].tolist():
+            assert (image[:, int(y * RESOLUTION), int(x * RESOLUTION)] - background).abs().max() > 0.02
+
+
+# Layouts
+
+
+def test_features_are_placed():
+    features = torch.arange(16.0).view(1, 1, 1, 4, 4).repeat(1, 2, 1, 1, 1)
+    features[:, 1] += 100
+    layout = stack_layouts([(torch.zeros(2, 3), torch.tensor([LEFT, RIGHT]), torch.ones(3))])
+    placed = layout.place(features, 8)[0, 0]
+    assert torch.allclose(placed[2:6, :4], features[0, 0, 0], atol=1e-3)
+    assert torch.allclose(placed[2:6, 4:], features[0, 1, 0], atol=1e-3)
+    assert placed[:2].abs().max() < 1e-3 and placed[6:].abs().max() < 1e-3
+    territories = layout.territories(8)[0]
+    assert torch.allclose(territories.sum(0), torch.ones(8, 8))
+    assert territories[0, 4, 1] > 0.99 and territories[1, 4, 6] > 0.99
+    whole = Layout.whole(torch.zeros(1, 3))
+    assert torch.allclose(whole.place(features[:, :1], 4), features[:, 0], atol=1e-5)
+
+
+def test_a_prompt_is_drawn_the_same_beside_scenes(folder, tmp_path):
+    gan, dataset, _ = setup(folder, tmp_path)
+    generator = gan.generator.eval()
+    condition, z = dataset.condition([0, 1]), gan.sample_z(0, 2)
+    alone = Layout.whole(dataset.pooled[[0]])
+    two = (dataset.pooled[[1, 2]], torch.tensor([LEFT, RIGHT]), torch.tensor([0.2, 0.4, 0.6]))
+    both = stack_layouts([(alone.pooled[0], alone.boxes[0], torch.ones(3)), two])
+    with torch.no_grad():
+        single = generator(z[:1], *(x[:1] for x in condition), layout=alone)
+        batch = generator(z, *condition, layout=both)
+        exchanged = generator(z, *condition, layout=both._replace(boxes=both.boxes[:, [1, 0]].where(both.there[..., None], both.boxes)))
+    assert torch.allclose(single[0], batch[0], atol=1e-4)
+    assert (batch[1] - exchanged[1]).abs().mean() > 1e-3
+
+
+def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
+    gan, dataset, pictures = setup(folder, tmp_path, count=1000)
+    monkeypatch.setattr(reader, "ROUNDS", 8)
+    monkeypatch.setattr(reader, "BATCH", 32)
+    held_out = compose(pictures.examples, 100, 5, held_out=True)
+    condition = Words().encode([scene.text for scene in held_out])
+    tokens, pooled = gan.condition_norm(condition.tokens, condition.pooled)
+    alone = [Words().encode([thing.caption for thing in scene.things]).pooled for scene in held_out]
+    alone = gan.condition_norm(condition.tokens[:0], torch.stack(alone))[1]
+
+    def read():
+        with torch.no_grad():
+            reading = gan.generator.layout(tokens, pooled, condition.mask)
+            boxes = torch.tensor([[thing.box for thing in scene.things] for scene in held_out])
+            same = gan.generator.memory(reading.pooled[:, :2]).argmax(2) == gan.generator.memory(alone).argmax(2)
+            placed = (reading.boxes[:, :2] - boxes).abs().amax(2) < 0.1
+            return reading.layout().there.sum(1) == 2, same, placed
+
+    before = [x.float().mean().item() for x in read()]
+    reader.fit_reader(gan.generator, dataset)
+    two, same, placed = (x.float().mean().item() for x in read())
+    assert two > 0.9 and same > 0.8 and placed > 0.3, (before, two, same, placed)
+    assert same > before[1] + 0.3 and placed > before[2] + 0.2
+    with torch.no_grad():  # a name alone stays what it was
+        names = [dataset.texts.index(name) for name in NAMES]
+        layout = gan.generator.layout(*dataset.condition(names)).layout()
+    assert layout.there.sum(1).tolist() == [1] * len(names) and (layout.background == 1).all()
+    assert (layout.pooled[:, 0] - dataset.pooled[names]).abs().mean() < 0.15
+
+
+# Training, checkpoints, pictures without a background
+
+
+def test_training_learns_from_scenes_and_leaves_the_reader_alone(folder, tmp_path):
+    gan, dataset, _ = setup(folder, tmp_path)
+    before = {name: p.clone() for name, p in gan.generator.named_parameters()}
+    trainer = Trainer(gan, dataset, TrainingConfig(images=64, batch_size=4, adversarial_from=0.5))
+    figures = [trainer.step() for _ in range(9)]
+    assert not trainer.diverged(figures[-1]) and "match" in figures[-1]
+    moved = {name for name, p in gan.generator.named_parameters() if not torch.equal(p, before[name])}
+    assert not any(name.startswith("layout.") for name in moved)
+    assert {"to_opacity.weight", "size_to_style.weight", "scales.3.from_sketch.weight"} <= moved
+
+
+def test_a_checkpoint_keeps_what_scenes_need(folder, tmp_path):
+    gan, dataset, _ = setup(folder, tmp_path)
+    save_gan(gan, tmp_path / "gan.safetensors", torch.float32)
+    loaded = load_gan(tmp_path / "gan.safetensors")
+    condition = Words().encode(["a cat and a dog", "猫"])
+    z = gan.sample_z(0, 2)
+    assert torch.allclose(gan.generate(condition, z)[0], loaded.generate(condition, z)[0], atol=1e-5)
+
+
+def test_pictures_without_background(folder, tmp_path):
+    gan, _, _ = setup(folder, tmp_path)
+    condition, z = Words().encode(["a cat", "a dog"]), gan.sample_z(0, 2)
+    with torch.no_grad():
+        gan.generator.layout.to_background.bias[0] = -100  # none is named, so white it is
+    clear, _ = gan.generate(condition, z, transparent=True)
+    assert clear.shape == (2, RESOLUTION, RESOLUTION, 4) and 0 <= clear.min() and clear.max() <= 1
+    inside = gan.generate(condition, z)[0]
+    # The network's pixels may lie out of range before they are mixed with white, and are clamped after.
+    assert (on_white(clear) - inside).abs().mean() < 0.05
+    plain = GAN(GeneratorConfig(16, (8, 8), text_dim=8, token_dim=WIDTH, attention=(8,), heads=1), None, Words().recipe())
+    with pytest.raises(ValueError, match="trained with scenes"):
+        plain.generate(condition, plain.sample_z(0, 2), transparent=True)
+
+
+# Judging
+
+
+def test_compositions_are_judged(folder):
+    pictures = read_pictures(read_folder(folder)[0], RESOLUTION)
+    scenes = [scene for scene in compose(pictures.examples, 40, 3, held_out=True)]
+    members = pictures_of(scenes, pictures.examples)
+    drawn = real_scenes(scenes, members, pictures.pixels, pictures.opacity)
+    assert drawn.shape == (40, 3, RESOLUTION, RESOLUTION)
+    colours = pictures.pixels[:, :, 32, 32].float() - 100  # the middle tells each concept
+    names = sorted({example.concept for example in pictures.examples})
+    concepts = torch.tensor([names.index(example.concept) for example in pictures.examples])
+
+    def judged(images):
+        return judge_scenes(scenes, members, crops(scenes, images)[:, :, 32, 32].float() - 100, colours, concepts)
+
+    right = judged(drawn)
+    assert right.keys() == {"Latin", "Chinese"} and sum(own["n"] for own in right.values()) == 40
+    exchanged = [scene._replace(things=scene.things[::-1]) for scene in scenes]
+    wrong = judged(real_scenes(exchanged, members, pictures.pixels, pictures.opacity))
+    for script in right:
+        assert right[script]["both@1"] == right[script]["relation"] == 1
+        assert wrong[script]["both@1"] == wrong[script]["relation"] == 0
