@@ -23,7 +23,7 @@ from .generator import GeneratorConfig
 from .tensors import save_tensors
 
 FORMAT_VERSION = 1
-DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-64.safetensors"  # the bundled model
+DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-128.safetensors"  # the bundled model
 # Kept in fp32: they are small, and fp16 cannot hold the range of raw language-model states.
 FULL_PRECISION = "condition_norm."
 BOUNDS = {

@@ -84,7 +84,7 @@ class LayoutReader(nn.Module):
         self.to_pooled = nn.Sequential(nn.Linear(read, 2 * width), nn.GELU(), nn.Linear(2 * width, config.pooled_dim))
         self.words_to_pooled = nn.Linear(config.token_dim, config.pooled_dim)
         self.to_own = nn.Linear(width, 1)
-        self.to_box = nn.Linear(width, 3)
+        self.to_boxes = nn.Linear(width, 3 * config.things)  # one for each number of things that there may be
         self.to_count = nn.Linear(width, config.things)
         self.to_background = nn.Linear(width, 4)  # whether it has a colour, and which
 
@@ -101,7 +101,7 @@ class LayoutReader(nn.Module):
         coloured, colour = self.to_background(scene).float().split((1, 3), 1)
         return Reading(
             torch.lerp(pooled[:, None].expand_as(found), found, self.to_own(things).sigmoid()),
-            self.to_box(things).float().sigmoid(),
+            self.to_boxes(things).float().sigmoid().unflatten(2, (self.things, 3)).transpose(1, 2),
             self.to_count(scene).float(),
             coloured[:, 0],
             colour.tanh(),
@@ -109,8 +109,8 @@ class LayoutReader(nn.Module):
 
 
 class Reading(NamedTuple):
-    """What `LayoutReader` reads: pooled [B,M,P] and box [B,M,3] of each thing, logits of there being 1 to M of them [B,M] and
-    of the background's being coloured [B], and in which colour [B,3]."""
+    """What `LayoutReader` reads: of each thing the pooled vector [B,M,P] and the box if there are 1 to M things [B,M,M,3],
+    logits of those numbers [B,M] and of the background's being coloured [B], and in which colour [B,3]."""
 
     pooled: Tensor
     boxes: Tensor
@@ -120,8 +120,9 @@ class Reading(NamedTuple):
 
     def layout(self) -> Layout:
         """The likeliest."""
-        there = torch.arange(self.counts.shape[1], device=self.counts.device) <= self.counts.argmax(1, keepdim=True)
-        return Layout(self.pooled, self.boxes, there, torch.where(self.coloured[:, None] > 0, self.colour, WHITE))
+        rows, last = torch.arange(len(self.counts), device=self.counts.device), self.counts.argmax(1)
+        there = torch.arange(self.counts.shape[1], device=self.counts.device) <= last[:, None]
+        return Layout(self.pooled, self.boxes[rows, last], there, torch.where(self.coloured[:, None] > 0, self.colour, WHITE))
 
 
 def _positions(length: int, width: int, like: Tensor) -> Tensor:

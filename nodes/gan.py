@@ -16,10 +16,12 @@ from .conditioning import from_conditioning
 from .schema import CATEGORY, GAN, LATENT, declare, precision_input, seed_input
 
 _LINES = 64  # of a report, on the node
+_BUNDLED = "icons (bundled)"
+_FORMERLY = "icons-64 (bundled)"  # in workflows saved with the first versions
 
 
 def _files() -> dict[str, Path]:
-    return {f"{DEFAULT_GAN.stem} (bundled)": DEFAULT_GAN, **comfyui.model_files("gan", ".safetensors")}
+    return {_BUNDLED: DEFAULT_GAN, **comfyui.model_files("gan", ".safetensors"), _FORMERLY: DEFAULT_GAN}
 
 
 def managed(path: Path, precision: str) -> Managed:

@@ -122,6 +122,17 @@ class Train(io.ComfyNode):
                     optional=True,
                     tooltip="Begin with the weights of this GAN, of this resolution or smaller.",
                 ),
+                io.Int.Input(
+                    "scenes",
+                    default=0,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    tooltip=(
+                        "Sentences such as 'a cat left of a dog' to write about the pictures and learn from, 10000 for some"
+                        " thousand pictures of single things on nothing; 0 for none. Needs short names as captions, and 64 px."
+                    ),
+                ),
             ],
             outputs=[
                 GAN.Output("trained", display_name="GAN", tooltip="The trained GAN, as Load Conditional GAN gives it."),
@@ -136,10 +147,10 @@ class Train(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, dataset, name, preset, resolution, images, batch_size, seed, resume, llm, start_from=None
+        cls, dataset, name, preset, resolution, images, batch_size, seed, resume, llm, start_from=None, scenes=0
     ) -> io.NodeOutput:
         out, run = comfyui.training_paths(name)
-        settings = {"batch_size": batch_size, "seed": seed} | ({"images": images} if images else {})
+        settings = {"batch_size": batch_size, "seed": seed, "scenes": scenes} | ({"images": images} if images else {})
         report = comfyui.TrainingReport(cls)
         # The executor runs nodes under inference mode, whose tensors cannot be trained.
         with torch.inference_mode(False), torch.enable_grad():

@@ -20,7 +20,7 @@ import torch
 from comfyui import PACK, PACK_NAME, WORKFLOWS, Missing, Page, Server, events
 from PIL import Image
 
-from llm_gan.models.checkpoint import load_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.gan import GAN
 from llm_gan.models.language.model import LanguageModel
 
@@ -59,7 +59,7 @@ def full_precision_server(server):
 @pytest.fixture(scope="module")
 def judge():
     """The bundled GAN and the language model that it was trained with."""
-    gan = load_gan(PACK / "models" / "weights" / "icons-64.safetensors")
+    gan = load_gan(DEFAULT_GAN)
     return gan, LanguageModel.load(gan.recipe.model, dtype=torch.float32)
 
 

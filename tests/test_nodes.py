@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from llm_gan.models.checkpoint import preview, read_metadata, save_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, preview, read_metadata, save_gan
 from llm_gan.models.condition import Recipe
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.gan import GAN
@@ -20,7 +20,6 @@ from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.language.catalogue import default_home
 
 PACK = Path(__file__).absolute().parent.parent
-BUNDLED = PACK / "models" / "weights" / "icons-64.safetensors"
 
 # As saved workflows know the nodes: the name, then id and type of each input, and name and type of each output.
 # Values in a saved workflow are positional: widgets may be appended here, and never moved or removed.
@@ -139,8 +138,8 @@ def encode(pack, llm):
 @pytest.fixture(scope="module")
 def gan_name(pack, encode):
     """The bundled GAN, or one with random weights where none is bundled."""
-    if BUNDLED.is_file():
-        return "icons-64 (bundled)"
+    if DEFAULT_GAN.is_file():
+        return "icons (bundled)"
     conditioning = encode(["a red heart", "dog", "pizza", "一只猫"])
     torch.manual_seed(0)
     gan = GAN(GeneratorConfig(), DiscriminatorConfig(), Recipe.from_dict(conditioning[0][1]["llm_gan_recipe"]))

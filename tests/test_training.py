@@ -17,6 +17,7 @@ from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.training.augment import Augmentation
 from llm_gan.models.training.dataset import build_dataset
+from llm_gan.models.training.log import RunLog
 from llm_gan.models.training.losses import finite_difference_penalty, hinge_discriminator, relativistic
 from llm_gan.models.training.trainer import Trainer, TrainingConfig, read_state, train
 
@@ -129,6 +130,36 @@ def test_a_short_run_learns_colours(folder, tmp_path):
     assert images[:, 0, 0].min() > 0.7  # the corner stays white
     sheets = list((tmp_path / "run").glob("samples-*.png"))
     assert sheets and (tmp_path / "run" / "log.csv").read_text().startswith("images,")
+
+
+def test_augmentation_adapts_to_the_discriminator(folder, tmp_path):
+    def strengths(target):
+        trainer = Trainer(*setup(folder, tmp_path), TrainingConfig(images=80, adversarial_from=0.0, overfit=target))
+        return [trainer.step()["augment"] for _ in range(3)]
+
+    known, unknown = strengths(-1.1), strengths(1.1)
+    assert 0.7 < known[0] < known[1] < known[2] and 0.7 > unknown[0] > unknown[1] > unknown[2]
+
+
+def test_bfloat16_makes_nearly_the_same_step(folder, tmp_path):
+    def after(bf16):
+        trainer = Trainer(*setup(folder, tmp_path), TrainingConfig(images=80, adversarial_from=0.0, warmup=1, bf16=bf16))
+        figures = trainer.step()
+        assert all(p.dtype == torch.float32 for p in trainer.generator.parameters())
+        return figures
+
+    full, half = after(False), after(True)
+    assert half["paired"] != full["paired"]
+    for name in ("paired", "pixel", "d", "d_raw"):
+        assert half[name] == pytest.approx(full[name], rel=0.05, abs=0.02), name
+
+
+def test_a_log_takes_on_new_columns(tmp_path):
+    (tmp_path / "log.csv").write_text("images,paired\n8,0.5\n")
+    log = RunLog(tmp_path, 8)
+    log.add(16, {"paired": 0.25, "overfit": 0.1})
+    log.add(24, {"paired": 0.125, "overfit": 0.2})
+    assert (tmp_path / "log.csv").read_text().split() == ["images,paired,overfit", "8,0.5,0.0", "16,0.25,0.1", "24,0.125,0.2"]
 
 
 def test_resume_is_bit_exact(folder, tmp_path):

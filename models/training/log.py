@@ -20,12 +20,18 @@ class RunLog:
 
     def add(self, images: int, figures: dict[str, float]) -> None:
         row = {"images": images} | {key: round(value, 5) for key, value in figures.items()}
-        new = not self._csv.exists()
-        with self._csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
+        before = []
+        if self._csv.exists():
+            with self._csv.open(newline="") as file:
+                reader = csv.DictReader(file)
+                if reader.fieldnames != list(row):  # begun by another version
+                    before = list(reader)
+        new = before or not self._csv.exists()
+        with self._csv.open("w" if new else "a", newline="") as file:
+            writer = csv.DictWriter(file, row, restval=0.0, extrasaction="ignore")
             if new:
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerows([*before, row])
         if self._tensorboard is not None:
             for key, value in figures.items():
                 self._tensorboard.add_scalar(key, value, images)

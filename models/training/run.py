@@ -99,8 +99,7 @@ def train_folder(
         known = start.generator.config
         generator = replace(known, resolution=resolution, channels=known.channels + shape.channels[len(known.channels) :])
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
-    unread = scenes and not generator.things
-    if unread:
+    if scenes:
         generator = replace(generator, things=MAX_THINGS)
     torch.manual_seed(config.seed)
     card = Card(
@@ -118,7 +117,7 @@ def train_folder(
     if first and dist.is_initialized():
         dist.barrier()
     del model
-    if unread:
+    if scenes and not resume:
         if first:
             fit_reader(gan.generator, dataset, config.seed, device, progress)
         if dist.is_initialized():

@@ -39,8 +39,11 @@ from .losses import (
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "match")  # of a step, in the log
+# Of a step, in the log.
+FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "match", "overfit", "augment")
 ROWS = ("memory.codes", "memory.shared", "memory.looks")  # parameters of which a step concerns a few rows
+ADAPT = 30_000  # pictures that the discriminator sees while the strength of the augmentation goes from 0 to 1, at most
+AUGMENT_MOST = 0.85  # beyond it a generator begins to draw the augmentations
 CALMEST = 1 / 16  # of the learning rates: a run that diverges even then is given up
 CLIP = 2.0  # a gradient longer than this many times its running norm is cut: one bad batch must not throw Adam off
 
@@ -56,13 +59,15 @@ class TrainingConfig:
     warmup: int = 100  # steps
     decay: float = 0.2  # last part of the run over which the learning rates fall to a twentieth
     ema_half_life: int = 5_000  # images, at most a tenth of those seen
-    augment: float = 0.7  # probability of each augmentation
+    augment: float = 0.7  # probability of each augmentation at first
+    overfit: float = 0.6  # it rises while more than this share of real pictures, less the others, are known for real, else falls
     paired: float = 1.0  # shares of the generator's step: features of the paired drawing,
     pixel: float = 1.2  # its pixels,
     adversarial: tuple[float, float] = (0.15, 0.6)  # the projected discriminator, from its first step to the last,
     raw: tuple[float, float] = (0.05, 0.25)  # and the raw-pixel discriminator
     adversarial_from: float = 0.9  # of the run: a discriminator that meets blurs wins at once, and teaches nothing
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
+    bf16: bool = False  # matrix products in bfloat16, weights and sums in fp32: for GPUs
     scenes: int = 0  # sentences over one to three of the pictures on one canvas, to learn composition from
     seed: int = 0
 
@@ -151,6 +156,7 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.step_number = 0
         self.images_seen = 0
+        self.augment = config.augment
         self.calm = 1.0  # factor on the learning rates, halved whenever the run has diverged
 
     @property
@@ -159,6 +165,10 @@ class Trainer:
 
     def step(self) -> dict[str, float]:
         """One update of G, and of D once it plays; returns its figures. Depends on the state and the step's number only."""
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
+            return self._step()
+
+    def _step(self) -> dict[str, float]:
         config, projected = self.config, self.discriminator.projected
         adversarial = self.progress >= config.adversarial_from
         self.gan.train()
@@ -172,7 +182,7 @@ class Trainer:
         seen = fake.detach().requires_grad_()
         real_view, fake_view = batch.images, seen
         if adversarial:  # only a discriminator needs its pictures varied
-            augment = Augmentation.draw(size, self.gan.resolution, config.augment, random).part(rows, self.device)
+            augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
             real_view, fake_view = augment(batch.images), augment(seen)
         with torch.no_grad():
             real_features = projected.look(real_view)
@@ -186,6 +196,7 @@ class Trainer:
         if adversarial:
             noise = torch.randn(2, size, *seen.shape[1:], generator=random)[:, rows].to(self.device)
             figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, noise)
+            self._adapt(figures)
             with parametrize.cached():
                 verdict = projected.judge(leaves)
                 aligned = verdict.alignment(projected.embed_text(batch.pooled))
@@ -238,7 +249,8 @@ class Trainer:
         raw_loss = raw_loss + relativistic(aligned, real_raw.alignment(mismatch))
         views = torch.cat([real_view[::4], fake_view[::4]])
         text = batch.pooled[::4].repeat(2, 1)
-        penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*noise[:, ::4]]))
+        with torch.autocast(views.device.type, enabled=False):  # bf16 would swallow the difference
+            penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*noise[:, ::4]]))
         self._update(
             "discriminator", self.trained, lambda: (loss + raw_loss + config.penalty * penalty).backward()
         )
@@ -250,7 +262,20 @@ class Trainer:
             "d_real": real.realism.mean().item(),
             "d_fake": fake.realism.mean().item(),
             "match": correct.item(),
+            "overfit": real.realism.sign().mean().item(),
         }
+
+    def _adapt(self, figures: dict[str, float]) -> None:
+        """Augment more while the discriminator knows its real pictures too well: r_t = E[sign D(x)] against its target
+        (StyleGAN2-ADA, Karras et al. 2020, arXiv 2006.06676, §3)."""
+        overfit = figures["overfit"]
+        if self.world > 1:
+            mean = torch.tensor(overfit, device=self.device)
+            dist.all_reduce(mean)
+            overfit = mean.item() / self.world
+        step = self.config.batch_size * self.world / ADAPT
+        self.augment = min(max(self.augment + math.copysign(step, overfit - self.config.overfit), 0.0), AUGMENT_MOST)
+        figures["augment"] = self.augment
 
     def _raw_logit(self, images: Tensor, text: Tensor) -> Tensor:
         raw = self.discriminator.pixel
@@ -326,7 +351,7 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{name}.{index}.{k}": v for k, v in state.items()}
-        counts = {"step": self.step_number, "images": self.images_seen, "calm": self.calm}
+        counts = {"step": self.step_number, "images": self.images_seen, "calm": self.calm, "augment": self.augment}
         counts |= {f"norm.{name}": norm.value for name, norm in self.norms.items() if norm.value is not None}
         tensors |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
         return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
@@ -345,7 +370,7 @@ class Trainer:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         counts = {k: v.item() for k, v in under("count.", tensors).items()}
         self.step_number, self.images_seen = int(counts.pop("step")), int(counts.pop("images"))
-        self.calm = counts.pop("calm", 1.0)
+        self.calm, self.augment = counts.pop("calm", 1.0), counts.pop("augment", self.config.augment)
         for norm in self.norms.values():
             norm.value = None
         for name, value in counts.items():
