@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DTYPES = ("auto", "fp32", "fp16", "bf16")
+AT_ONCE = 64  # pictures that `generate` reads, draws and writes before it turns to the next: a list may be of any length
+SHOWN = 1024  # of them that its contact sheet holds at most
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         to.add_argument("--dtype", default="auto", choices=DTYPES, help="precision of the GAN (auto: fp16 on a GPU, else fp32)")
 
     generate = command("generate", _generate, "Draw pictures from prompts.")
-    generate.add_argument("prompts", nargs="+", metavar="PROMPT")
+    generate.add_argument("prompts", nargs="*", metavar="PROMPT")
+    generate.add_argument("--prompts", dest="file", type=Path, metavar="FILE", help="a text file of more of them, one a line")
     generate.add_argument("-n", type=int, default=4, help="pictures for each prompt (4)")
     generate.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (0)")
     generate.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
@@ -99,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(options: argparse.Namespace) -> None:
+    import torch
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -107,40 +111,68 @@ def _generate(options: argparse.Namespace) -> None:
 
     if not 1 <= options.n <= 100_000:
         raise ValueError(f"-n {options.n}: draw from 1 to 100000 pictures a prompt.")
-    device = _device(options.device)
+    prompts = options.prompts + ([] if options.file is None else _lines(options.file))
+    if not prompts:
+        raise ValueError("There is nothing to draw: give prompts, or a file of them with --prompts.")
+    # Of several processes each draws its share of the parts.
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = _own_device(options.device)
     with _stage("load the GAN"):
         gan = _load_gan(options, device)
     with _stage("load the language model"):
         model = LanguageModel.load(options.llm or gan.recipe.model, device=device, write=options.expand)
-    texts = options.prompts
+    texts = prompts
     if options.expand:
         with _stage("write descriptions"):
-            texts = [model.expand(prompt, seed=options.seed) for prompt in texts]
+            texts = [model.expand(prompt, seed=options.seed) for prompt in prompts]
         print(*(f"  {text}" for text in texts), sep="\n")
-    with _stage(f"read {_count(len(texts), 'prompt')}"):
-        condition = model.encode(texts, gan.recipe).repeat(options.n)
-    with _stage(f"draw {_count(len(condition), 'picture')}"), _bar("pictures") as bar:
-        z = gan.sample_z(options.seed, options.n).repeat(len(texts), 1)
-        images, _ = gan.generate(condition, z, options.truncation, progress=bar, transparent=options.transparent)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(to_uint8(images)):
-        info = PngInfo()
-        settings = {
-            "prompt": texts[i // options.n],
-            "seed": options.seed,
-            "index": i % options.n,
-            "truncation": options.truncation,
-            "gan": gan.card.name,
-            "llm": model.name,
-        }
-        for key, value in settings.items():
-            info.add_itxt(key, str(value))
-        name = f"{i // options.n:03d}-{_slug(options.prompts[i // options.n])}-{options.seed}-{i % options.n:02d}.png"
-        Image.fromarray(picture).save(options.out / name, pnginfo=info)
-    columns = options.columns or options.n
-    contact_sheet(images, columns).save(options.out / "sheet.png")
-    print(f"{_count(len(images), 'picture')} and sheet.png in {options.out}{os.sep}")
+    z, total, shown = gan.sample_z(options.seed, options.n), len(prompts) * options.n, []
+    reading = drawing = 0.0
+    with _bar("pictures") as bar:
+        for start in range(rank * AT_ONCE, total, world * AT_ONCE):
+            # Picture i is the (i mod n)th of prompt i / n.
+            rows = range(start, min(start + AT_ONCE, total))
+            first, last = rows[0] // options.n, rows[-1] // options.n
+            began = time.perf_counter()
+            condition = model.encode(texts[first : last + 1], gan.recipe)[[i // options.n - first for i in rows]]
+            read = time.perf_counter()
+            images, _ = gan.generate(
+                condition, z[[i % options.n for i in rows]], options.truncation, transparent=options.transparent
+            )
+            reading, drawing = reading + read - began, drawing + time.perf_counter() - read
+            for i, picture in zip(rows, to_uint8(images)):
+                number, index = divmod(i, options.n)
+                info = PngInfo()
+                settings = {
+                    "prompt": texts[number],
+                    "seed": options.seed,
+                    "index": index,
+                    "truncation": options.truncation,
+                    "gan": gan.card.name,
+                    "llm": model.name,
+                }
+                for key, value in settings.items():
+                    info.add_itxt(key, str(value))
+                name = f"{number:03d}-{_slug(prompts[number])}-{options.seed}-{index:02d}.png"
+                Image.fromarray(picture).save(options.out / name, pnginfo=info)
+            shown += images[: SHOWN - len(shown)]
+            bar(rows[-1] + 1, total)
+    if rank:
+        return
+    print(f"read {_count(len(prompts), 'prompt')}: {reading:.2f} s")
+    print(f"draw {_count(total, 'picture')}: {drawing:.2f} s")
+    contact_sheet(torch.stack(shown), options.columns or options.n).save(options.out / "sheet.png")
+    some = "" if len(shown) == total else f" of {len(shown)} of them"
+    print(f"{_count(total, 'picture')} and sheet.png{some} in {options.out}{os.sep}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a text file in UTF-8 ({error}).") from None
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -201,9 +233,7 @@ def _train(options: argparse.Namespace) -> None:
     settings = {} if options.config is None else _settings(options.config)
     given = {name: getattr(options, name) for name in ("images", "batch_size", "scenes", "seed")}
     settings |= {name: value for name, value in given.items() if value is not None}
-    device = _device(options.device)
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        device = _device(f"cuda:{os.environ['LOCAL_RANK']}")
+    device = _own_device(options.device)
     with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
         train_folder(
             options.data, options.out, run, resolution=options.resolution, preset=options.preset, settings=settings,
@@ -293,6 +323,14 @@ def _device(name: str):
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}).") from None
+    return device
+
+
+def _own_device(name: str):
+    """`_device`, and of several GPUs the one that this process was given by `torchrun` or `accelerate launch`."""
+    device = _device(name)
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = _device(f"cuda:{os.environ['LOCAL_RANK']}")
     return device
 
 

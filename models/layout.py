@@ -57,8 +57,9 @@ class Layout(NamedTuple):
         zero = torch.zeros_like(zoom)
         rows = torch.stack([zoom, zero, (1 - 2 * x) * zoom, zero, zoom, (1 - 2 * y) * zoom], 2).view(-1, 2, 3)
         grid = F.affine_grid(rows, [batch * things, channels, resolution, resolution], align_corners=False)
-        placed = F.grid_sample(features.flatten(0, 1), grid.to(features.dtype), align_corners=False)
-        return (placed.unflatten(0, (batch, things)) * self.there[:, :, None, None, None].to(features.dtype)).sum(1)
+        # In fp32: in fp16 the places themselves would be rounded.
+        placed = F.grid_sample(features.flatten(0, 1).float(), grid, align_corners=False).unflatten(0, (batch, things))
+        return (placed * self.there[:, :, None, None, None]).sum(1).to(features.dtype)
 
 
 class LayoutReader(nn.Module):

@@ -169,9 +169,10 @@ class Server:
         return history
 
     def images(self, history: dict[str, Any]) -> list[Image.Image]:
-        """The pictures that a graph saved or previewed, RGB, in order."""
+        """The pictures that a graph saved or previewed, in order: RGB, or RGBA where they have opacity."""
         entries = [entry for output in history["outputs"].values() for entry in output.get("images", [])]
-        return [Image.open(io.BytesIO(self.get("view", **entry))).convert("RGB") for entry in entries]
+        pictures = [Image.open(io.BytesIO(self.get("view", **entry))) for entry in entries]
+        return [picture if picture.mode == "RGBA" else picture.convert("RGB") for picture in pictures]
 
     def interrupt(self) -> None:
         self.post("interrupt", {})

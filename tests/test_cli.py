@@ -1,8 +1,9 @@
 """The command line, run as a user runs it but in this process."""
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
+from llm_gan.models import cli
 from llm_gan.models.checkpoint import DEFAULT_GAN, save_gan
 from llm_gan.models.cli import main
 
@@ -21,11 +22,11 @@ def test_generate_then_score(tmp_path, capsys):
         "000-a-red-heart-5-00.png", "000-a-red-heart-5-01.png", "001-狗脸-5-00.png", "001-狗脸-5-01.png",
     ]  # fmt: skip
     with Image.open(files[2]) as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (128, 128)
         assert (picture.info["prompt"], picture.info["seed"], picture.info["index"]) == ("狗脸", "5", "0")
-        assert len(picture.getcolors(5000)) > 50  # something is drawn
+        assert len(picture.getcolors(1 << 16)) > 50  # something is drawn
     with Image.open(out / "sheet.png") as sheet:
-        assert sheet.size == (128, 128)
+        assert sheet.size == (256, 256)
     stages = capsys.readouterr().out
     assert "load the language model: " in stages and "draw 4 pictures: " in stages
 
@@ -40,6 +41,28 @@ def test_generate_then_score(tmp_path, capsys):
     assert len(rows) == 4 and totals == sorted(totals, reverse=True)
 
 
+@needs_default
+def test_a_list_of_prompts_is_drawn_part_by_part(tmp_path, monkeypatch, capsys):
+    (tmp_path / "list.txt").write_text("dog\n\n红心\nrocket on a blue background\n", encoding="utf-8")
+    command = ["generate", "pizza", "--prompts", str(tmp_path / "list.txt"), "-n", "2", "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(cli, "AT_ONCE", 3)
+    assert main([*command, str(tmp_path / "parts")]) == 0
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert main([*command, str(tmp_path / "shared")]) == 0
+    names = sorted(file.name for file in (tmp_path / "whole").glob("0*.png"))
+    assert len(names) == 8 and names[2].startswith("001-dog-0-00")
+    for folder in ("parts", "shared"):
+        assert sorted(file.name for file in (tmp_path / folder).glob("0*.png")) == names
+        for name in names:
+            with Image.open(tmp_path / "whole" / name) as one, Image.open(tmp_path / folder / name) as other:
+                # Pictures drawn in another company are rounded differently.
+                assert max(high for _, high in ImageChops.difference(one, other).getextrema()) <= 1
+                assert one.info == other.info
+
+
 def test_models_lists_gans_in_a_folder(tmp_path, capsys):
     save_gan(small_gan(), tmp_path / "mine.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"not a checkpoint")
@@ -49,6 +72,8 @@ def test_models_lists_gans_in_a_folder(tmp_path, capsys):
 
 
 ERRORS = {
+    "no prompt": (["generate"], "nothing to draw"),
+    "no such list": (["generate", "--prompts", "none.txt"], "cannot be read as a text file"),
     "no such GAN": (["generate", "x", "--gan", "none.safetensors"], "There is no checkpoint"),
     "a pickle": (["generate", "x", "--gan", "none.pkl"], "only those are read"),
     "no pictures": (["generate", "x", "-n", "0"], "from 1 to 100000"),

@@ -24,10 +24,12 @@ from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.gan import GAN
 from llm_gan.models.language.model import LanguageModel
 
-NAMES = ["best_of_many", "expand_prompt", "prompt_list", "text_to_image", "text_to_image_chinese"]
+NAMES = ["best_of_many", "expand_prompt", "prompt_list", "scenes", "text_to_image", "text_to_image_chinese"]
 TRAINING = "train_on_my_folder"
 NODES = ["LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "Dataset", "Train"]
-PICTURES = {"best_of_many": 8, "expand_prompt": 4, "prompt_list": 16, "text_to_image": 4, "text_to_image_chinese": 4}
+PICTURES = {
+    "best_of_many": 8, "expand_prompt": 4, "prompt_list": 16, "scenes": 16, "text_to_image": 4, "text_to_image_chinese": 4
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,27 @@ def test_a_workflow_opens_as_it_was_saved(server, page, name):
         if node["type"].startswith("LLMGAN_"):
             values = [value for value in graph[str(node["id"])]["inputs"].values() if not isinstance(value, list)]
             assert values == [value for value in node["widgets_values"] if value not in ("fixed", "randomize")]
+
+
+def test_a_workflow_of_the_first_version_still_draws(server, page):
+    """As it was saved before the generator had `transparent` and the bundled GAN its present name."""
+    saved = workflow("text_to_image")
+    (load,) = [node for node in saved["nodes"] if node["type"] == "LLMGAN_LoadGAN"]
+    load["widgets_values"][0] = "icons-64 (bundled)"
+    (generator,) = [node for node in saved["nodes"] if node["type"] == "LLMGAN_Generator"]
+    generator["inputs"] = [entry for entry in generator["inputs"] if entry["name"] != "transparent"]
+    generator["widgets_values"].pop()
+    graph = page.load(saved)
+    assert np.array_equal(pixels(server.images(server.run(graph))), drawn("text_to_image", server, page).pictures)
+
+
+def test_a_picture_may_have_no_background(server, page):
+    graph = copy.deepcopy(drawn("text_to_image", server, page).graph)
+    only(graph, "Generator")["transparent"] = True
+    pictures = server.images(server.run(graph))
+    assert all(picture.mode == "RGBA" for picture in pictures)
+    opacity = np.stack([np.asarray(picture)[..., 3] for picture in pictures])
+    assert opacity.min() < 20 and opacity.max() > 235
 
 
 @pytest.mark.parametrize("name", NAMES)
