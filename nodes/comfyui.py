@@ -16,6 +16,8 @@ from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..models.pictures import on_white
+
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 

@@ -12,14 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from llm_gan.models.checkpoint import DEFAULT_GAN, preview, read_metadata, save_gan
-from llm_gan.models.condition import Recipe
-from llm_gan.models.discriminator import DiscriminatorConfig
-from llm_gan.models.gan import GAN
-from llm_gan.models.generator import GeneratorConfig
+from llm_gan.models.checkpoint import preview, read_metadata, save_gan
 from llm_gan.models.language.catalogue import default_home
 
 PACK = Path(__file__).absolute().parent.parent
+BUNDLED = "icons (bundled)"
 
 # As saved workflows know the nodes: the name, then id and type of each input, and name and type of each output.
 # Values in a saved workflow are positional: widgets may be appended here, and never moved or removed.
@@ -36,7 +33,10 @@ CONTRACT = {
     "LLMGAN_LoadGAN": ("Load Conditional GAN", "gan COMBO, precision COMBO", "GAN LLMGAN_GAN, info STRING"),
     "LLMGAN_Generator": (
         "Conditional GAN Generator",
-        "gan LLMGAN_GAN, conditioning CONDITIONING, seed INT, batch_size INT, truncation FLOAT, latent LLMGAN_LATENT",
+        (
+            "gan LLMGAN_GAN, conditioning CONDITIONING, seed INT, batch_size INT, truncation FLOAT, latent LLMGAN_LATENT,"
+            " transparent BOOLEAN"
+        ),
         "IMAGE IMAGE, latent LLMGAN_LATENT",
     ),
     "LLMGAN_DiscriminatorScore": (
@@ -54,7 +54,7 @@ CONTRACT = {
         "Train Conditional GAN",
         (
             "dataset LLMGAN_DATASET, name STRING, preset COMBO, resolution COMBO, images INT, batch_size INT, seed INT,"
-            " resume BOOLEAN, llm COMBO, start_from LLMGAN_GAN"
+            " resume BOOLEAN, llm COMBO, start_from LLMGAN_GAN, scenes INT"
         ),
         "GAN LLMGAN_GAN, loss LOSS_MAP, file STRING",
     ),
@@ -136,23 +136,8 @@ def encode(pack, llm):
 
 
 @pytest.fixture(scope="module")
-def gan_name(pack, encode):
-    """The bundled GAN, or one with random weights where none is bundled."""
-    if DEFAULT_GAN.is_file():
-        return "icons (bundled)"
-    conditioning = encode(["a red heart", "dog", "pizza", "一只猫"])
-    torch.manual_seed(0)
-    gan = GAN(GeneratorConfig(), DiscriminatorConfig(), Recipe.from_dict(conditioning[0][1]["llm_gan_recipe"]))
-    gan.condition_norm.fit(pack.module("nodes.conditioning").from_conditioning(conditioning))
-    import folder_paths
-
-    save_gan(gan, Path(folder_paths.get_folder_paths("gan")[0]) / "untrained.safetensors")
-    return "untrained.safetensors"
-
-
-@pytest.fixture(scope="module")
-def gan(pack, gan_name):
-    return pack.run("LoadGAN", gan=gan_name, precision="fp32")[0]
+def gan(pack):
+    return pack.run("LoadGAN", gan=BUNDLED, precision="fp32")[0]
 
 
 @pytest.fixture
@@ -446,7 +431,7 @@ def test_nothing_to_read_with_is_said(encode):
 # --- loading, sharing, cancelling, running out of memory
 
 
-def test_a_second_run_loads_nothing_and_reads_nothing_again(pack, llm, gan, gan_name, encode, monkeypatch):
+def test_a_second_run_loads_nothing_and_reads_nothing_again(pack, llm, gan, encode, monkeypatch):
     loads = []
     model = pack.module("models.language.model").LanguageModel
     first = encode("a dog")
@@ -454,13 +439,13 @@ def test_a_second_run_loads_nothing_and_reads_nothing_again(pack, llm, gan, gan_
     monkeypatch.setattr(model, "_read", lambda *a, **k: loads.append(a))
     monkeypatch.setattr(pack.module("nodes.gan"), "load_gan", lambda *a, **k: loads.append(a))
     assert pack.run("LoadLLM", model="gemma-3-270m", precision="fp32")[0] is llm
-    assert pack.run("LoadGAN", gan=gan_name, precision="fp32")[0] is gan
+    assert pack.run("LoadGAN", gan=BUNDLED, precision="fp32")[0] is gan
     again = encode("a dog")
     assert loads == [] and torch.equal(first[0][0], again[0][0])
 
 
-def test_what_no_graph_holds_is_let_go(pack, gan_name, encode):
-    loaded = pack.run("LoadGAN", gan=gan_name, precision="bf16")[0]
+def test_what_no_graph_holds_is_let_go(pack, encode):
+    loaded = pack.run("LoadGAN", gan=BUNDLED, precision="bf16")[0]
     assert loaded.network.dtype == torch.bfloat16
     image = pack.run("Generator", gan=loaded, conditioning=encode("a dog"), seed=0, batch_size=1, truncation=1.0)[0]
     assert image.dtype == torch.float32
@@ -471,10 +456,10 @@ def test_what_no_graph_holds_is_let_go(pack, gan_name, encode):
     assert held() is None
 
 
-def test_a_changed_file_is_loaded_anew(pack, gan, gan_name):
+def test_a_changed_file_is_loaded_anew(pack, gan):
     load = pack.node("LLMGAN_LoadGAN")
-    before = load.fingerprint_inputs(gan=gan_name, precision="auto")
-    assert before == load.fingerprint_inputs(gan=gan_name, precision="auto")
+    before = load.fingerprint_inputs(gan=BUNDLED, precision="auto")
+    assert before == load.fingerprint_inputs(gan=BUNDLED, precision="auto")
     path = Path(pack.run("SaveGAN", gan=gan, filename_prefix="changing", include_discriminator=False)[0])
     first = pack.run("LoadGAN", gan=path.name, precision="auto")[0]
     before = load.fingerprint_inputs(gan=path.name, precision="auto")

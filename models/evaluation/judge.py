@@ -98,7 +98,7 @@ class Judge(nn.Module):
     def __init__(self, feature_dim: int, texts: Condition, hidden: int = 512, embed: int = 128):
         super().__init__()
         self.whiten = ConditionNorm(texts.pooled.shape[1], min(POOLED_DIM, texts.pooled.shape[1]))
-        self.whiten.fit(texts)
+        self.whiten.fit(texts.tokens[texts.mask], texts.pooled)
         pooled_dim = self.whiten.whitening.shape[1]
         self.image = nn.Sequential(
             nn.Dropout(0.3), nn.Linear(feature_dim, hidden), nn.GELU(), nn.Dropout(0.3), nn.Linear(hidden, embed)

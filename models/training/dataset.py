@@ -3,7 +3,7 @@ and the scenes that are composed of them."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +84,7 @@ class Dataset:
         which = torch.rand(batch, generator=generator).tolist()
         z = torch.randn(batch, self.anchors.shape[1], generator=generator)
         composed = torch.rand(batch, generator=generator).tolist()
-        colours = (torch.rand(batch, 3, generator=generator) * 2 - 1)
+        colours = torch.rand(batch, 3, generator=generator) * 2 - 1
         coloured = torch.rand(batch, generator=generator).tolist()
         captions, images, layouts = [], [], []
         for i in range(batch)[rows]:
@@ -140,7 +140,7 @@ def build_dataset(
     model: LanguageModel,
     norm: ConditionNorm,
     cache: Path,
-    scenes: list[Scene] = [],
+    scenes: Sequence[Scene] = (),
     fit: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:

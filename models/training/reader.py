@@ -37,7 +37,7 @@ def fit_reader(
     _begin(reader, dataset, [row.caption for row in singles])
     random = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, (0.9, 0.98), weight_decay=0.01)
-    steps = ROUNDS * len(dataset.scenes) // (BATCH // 2)
+    steps = max(ROUNDS * len(dataset.scenes) // (BATCH // 2), 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.05)
     reader.train()
     for step in range(steps):
