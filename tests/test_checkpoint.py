@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_gan.models.checkpoint import SINCE_MEMORY, load_gan, preview, read_metadata, save_gan
+from llm_gan.models.checkpoint import LATER, load_gan, preview, read_metadata, save_gan
 
 from test_gan import SMALL, condition, small_gan
 
@@ -43,7 +43,7 @@ def test_a_checkpoint_from_before_the_memory_draws_as_it_did(tmp_path):
 
     def without_memory(metadata):
         config = json.loads(metadata["generator"])
-        metadata["generator"] = json.dumps({k: v for k, v in config.items() if k not in SINCE_MEMORY})
+        metadata["generator"] = json.dumps({k: v for k, v in config.items() if k not in LATER})
 
     rewritten(path, without_memory)
     assert not any("memory.keys" in name for name in load_file(path))
