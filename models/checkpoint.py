@@ -26,6 +26,8 @@ FORMAT_VERSION = 1
 DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-128.safetensors"  # the bundled model
 # Kept in fp32: they are small, and fp16 cannot hold the range of raw language-model states.
 FULL_PRECISION = "condition_norm."
+# Run in fp32: it works once a prompt, and what it rounds moves things about.
+RUN_IN_FULL = (FULL_PRECISION, "generator.layout.")
 BOUNDS = {
     "channels": (4, 4096),
     "z_dim": (1, 1024),
@@ -125,7 +127,7 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
             shape = file.get_slice(name).get_shape()
             if list(shape) != list(expected[name].shape):
                 raise ValueError(f"{path.name}: {name} has shape {shape}, its config says {list(expected[name].shape)}.")
-            kept = torch.float32 if name.startswith(FULL_PRECISION) else dtype
+            kept = torch.float32 if name.startswith(RUN_IN_FULL) else dtype
             tensors[name] = file.get_tensor(name).to(kept)
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")

@@ -161,8 +161,7 @@ class GAN(nn.Module):
 
         def draw(rows: slice) -> tuple[Tensor, Tensor]:
             part = condition[rows].to(self.device)
-            tokens, pooled = (x.to(self.dtype) for x in self.condition_norm(part.tokens, part.pooled))
-            text = self.generator.read(tokens, pooled, part.mask)
+            text = self.generator.read(*self.condition_norm(part.tokens, part.pooled), part.mask)
             code = self.generator.code(z[rows].to(self.device, self.dtype), text, truncation_psi)
             if transparent:
                 rgb, opacity = self.generator.paint(code, text)

@@ -316,6 +316,8 @@ class Generator(nn.Module):
         one that the prompt describes."""
         if layout is None:
             layout = self.layout(tokens, pooled, mask).layout().trimmed() if self.config.things else Layout.whole(pooled)
+        dtype = self.canvas.weight.dtype
+        tokens, layout = tokens.to(dtype), layout._replace(pooled=layout.pooled.to(dtype))
         mask = torch.cat([layout.there, mask], 1)
         tokens, vector = self.text(tokens, layout.pooled, mask)
         if not self.config.concepts:
