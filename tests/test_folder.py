@@ -391,7 +391,7 @@ def test_an_interrupted_reading_goes_on(examples, tmp_path, decoded):
 def test_a_truncated_cache_recovers(examples, tmp_path, decoded, size):
     expected = read_pictures(examples, 16, tmp_path / "cache").pixels.clone()
     file = tmp_path / "cache" / "pictures-16.bin"
-    whole, record = file.stat().st_size, 32 + 3 * 16 * 16
+    whole, record = file.stat().st_size, 32 + 4 * 16 * 16
     assert whole == 8 * record
     os.truncate(file, size % whole)
     decoded.clear()

@@ -88,9 +88,12 @@ def records(out):
 
 
 def pixels(path):
+    """The picture on white, RGB; around the drawing it is clear."""
     image = Image.open(path)
-    assert image.mode == "RGB"
-    return np.asarray(image).astype(int)
+    assert image.mode == "RGBA" and image.getpixel((0, 0))[3] == 0
+    canvas = Image.new("RGBA", image.size, "white")
+    canvas.alpha_composite(image)
+    return np.asarray(canvas.convert("RGB")).astype(int)
 
 
 def test_pictures_and_records(packages, tmp_path):
