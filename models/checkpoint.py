@@ -26,8 +26,14 @@ FORMAT_VERSION = 1
 DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-128.safetensors"  # the bundled model
 # Kept in fp32: they are small, and fp16 cannot hold the range of raw language-model states.
 FULL_PRECISION = "condition_norm."
-# Run in fp32: it works once a prompt, and what it rounds moves things about.
-RUN_IN_FULL = (FULL_PRECISION, "generator.layout.")
+# Run in fp32: they work once a prompt, and what they round moves things about or picks another concept or look.
+RUN_IN_FULL = (
+    FULL_PRECISION,
+    "generator.layout.",
+    "generator.memory.query.",
+    "generator.memory.keys",
+    "generator.look_from_text.",
+)
 BOUNDS = {
     "channels": (4, 4096),
     "z_dim": (1, 1024),

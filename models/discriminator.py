@@ -4,7 +4,8 @@ Two judges look at every picture. `ProjectedDiscriminator` sees it through a fro
 al. 2021, arXiv 2111.01007), which trains fast on little data but is blind to exact colour and pixel range;
 `PixelDiscriminator` sees the raw pixels. Each returns two numbers that are kept apart to the end, as SONA (arXiv 2510.04576)
 argues they should be: *realism*, which never sees the condition, and *alignment*, an inner product of picture and text
-(the projection discriminator, Miyato & Koyama 2018, arXiv 1802.05637, eq. 3).
+(the projection discriminator, Miyato & Koyama 2018, arXiv 1802.05637, eq. 3), learnt by telling the caption of a real
+picture from others.
 """
 
 from dataclasses import dataclass
@@ -34,8 +35,12 @@ class Verdict(NamedTuple):
     pictures: Tensor
 
     def alignment(self, texts: Tensor) -> Tensor:
-        """texts [B,heads,embed] of the same heads -> alignment logits [B,heads]."""
-        return (self.pictures * texts).sum(2)
+        """texts [B,heads,embed] of the same heads -> the alignment of each picture with its own text [B], mean of the heads."""
+        return (self.pictures * texts).sum(2).mean(1)
+
+    def alignments(self, texts: Tensor) -> Tensor:
+        """texts [K,heads,embed] -> that of every picture with every text [B,K]."""
+        return torch.einsum("bhe,khe->bk", self.pictures, texts) / texts.shape[1]
 
     def split(self, size: int) -> list["Verdict"]:
         """The verdicts on each `size` pictures of the batch."""
@@ -161,5 +166,5 @@ class Discriminator(nn.Module):
             (self.pixel, self.pixel.judge(images)),
         ):
             realism = realism + verdict.realism.mean(1)
-            alignment = alignment + verdict.alignment(judge.embed_text(text)).mean(1)
+            alignment = alignment + verdict.alignment(judge.embed_text(text))
         return realism, alignment

@@ -162,7 +162,7 @@ class GAN(nn.Module):
         def draw(rows: slice) -> tuple[Tensor, Tensor]:
             part = condition[rows].to(self.device)
             text = self.generator.read(*self.condition_norm(part.tokens, part.pooled), part.mask)
-            code = self.generator.code(z[rows].to(self.device, self.dtype), text, truncation_psi)
+            code = self.generator.code(z[rows].to(self.device), text, truncation_psi)
             if transparent:
                 rgb, opacity = self.generator.paint(code, text)
                 images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)

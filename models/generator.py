@@ -317,12 +317,11 @@ class Generator(nn.Module):
         if layout is None:
             layout = self.layout(tokens, pooled, mask).layout().trimmed() if self.config.things else Layout.whole(pooled)
         dtype = self.canvas.weight.dtype
-        tokens, layout = tokens.to(dtype), layout._replace(pooled=layout.pooled.to(dtype))
         mask = torch.cat([layout.there, mask], 1)
-        tokens, vector = self.text(tokens, layout.pooled, mask)
+        tokens, vector = self.text(tokens.to(dtype), layout.pooled.to(dtype), mask)
         if not self.config.concepts:
             return Text(tokens, mask, vector, None, None, layout)
-        concepts, looks = self.memory(layout.pooled), self.look_from_text(layout.pooled)
+        concepts, looks = self.memory(layout.pooled).to(dtype), self.look_from_text(layout.pooled)
         # Scaled, or z, whose share is large from the start, would be louder for most of a training.
         return Text(tokens, mask, vector + concepts @ self.memory.codes, concepts, 8 * looks, layout)
 
@@ -332,11 +331,11 @@ class Generator(nn.Module):
         The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
         to a blend of all, which would be none.
         """
-        w, sketch = self.mapping(z, truncation_psi)[:, None], None
+        w, sketch = self.mapping(z.to(text.vector.dtype), truncation_psi)[:, None], None
         if self.config.concepts:
             picked = truncation_psi * z[:, : self.config.looks]
             picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
-            looks = (LOOK_SHARPNESS * picked[:, None] + text.looks).softmax(2)
+            looks = (LOOK_SHARPNESS * picked[:, None] + text.looks).softmax(2).to(w.dtype)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(text.concepts, looks)
         if self.config.things:

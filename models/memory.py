@@ -34,7 +34,7 @@ class ConceptMemory(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """pooled [...,P] -> the weight of every concept [...,K], summing to 1."""
         similarity = F.normalize(self.query(pooled).float(), dim=-1) @ F.normalize(self.keys.float(), dim=1).t()
-        return (SHARPNESS * similarity).softmax(-1).to(pooled.dtype)
+        return (SHARPNESS * similarity).softmax(-1)
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""

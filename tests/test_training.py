@@ -1,6 +1,7 @@
 """Training: batches, augmentation, losses, a run that learns, and one that is stopped and resumed."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from llm_gan.models.checkpoint import load_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import read_folder, read_pictures
 from llm_gan.models.discriminator import DiscriminatorConfig
@@ -18,7 +19,7 @@ from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.training.augment import Augmentation
 from llm_gan.models.training.dataset import build_dataset
 from llm_gan.models.training.log import RunLog
-from llm_gan.models.training.losses import finite_difference_penalty, hinge_discriminator, relativistic
+from llm_gan.models.training.losses import contrast, finite_difference_penalty, hinge_discriminator, relativistic
 from llm_gan.models.training.trainer import Trainer, TrainingConfig, read_state, train
 
 WIDTH, RESOLUTION = 24, 16
@@ -116,6 +117,36 @@ def test_losses_prefer_what_they_should():
     good, bad = torch.full((4,), 2.0), torch.full((4,), -2.0)
     assert hinge_discriminator(good, bad) == 0 < hinge_discriminator(bad, good)
     assert relativistic(good, bad) < relativistic(bad, good)
+    others, wrong = torch.zeros(4, 3), torch.tensor([[True, True, False]] * 4)
+    assert contrast(good, others, wrong) < contrast(bad, others, wrong)
+    assert contrast(torch.zeros(4), others, wrong).item() == pytest.approx(math.log(3))  # chance among the own and two
+    others[:, 2] = 99  # what may be true of the picture does not count
+    assert contrast(torch.zeros(4), others, wrong).item() == pytest.approx(math.log(3))
+
+
+def test_captions_that_may_mean_a_picture_are_not_wrong(folder, tmp_path):
+    _, dataset = setup(folder, tmp_path)
+    batch = dataset.draw(64, torch.Generator().manual_seed(0))
+    own = [next(i for i, p in enumerate(dataset.pooled) if torch.equal(p, row)) for row in batch.pooled]
+    others = [next(i for i, p in enumerate(dataset.pooled) if torch.equal(p, row)) for row in batch.others]
+    for caption, wrong in zip(own, batch.wrong):
+        # Of a red square, light or dark: neither its own caption nor "red square", but "green square, light" is wrong.
+        for other, counts in zip(others, wrong.tolist()):
+            colour, other_colour = dataset.texts[caption].split()[0], dataset.texts[other].split()[0]
+            if colour != other_colour:
+                assert counts
+            elif other == caption or "," not in dataset.texts[other]:
+                assert not counts
+    assert batch.wrong.any(1).all()
+
+
+def test_the_discriminator_learns_to_tell_captions(folder, tmp_path):
+    gan, dataset = setup(folder, tmp_path)
+    gan.discriminator.projected.features = load_gan(DEFAULT_GAN).discriminator.projected.features
+    config = TrainingConfig(images=8 * 60, adversarial_from=0.0, warmup=10, augment=0.0, overfit=1.1, lr_discriminator=3e-3)
+    trainer = Trainer(gan, dataset, config)
+    matches = [trainer.step()["match"] for _ in range(60)]
+    assert sum(matches[:10]) / 10 < 0.4 < 0.8 < sum(matches[-10:]) / 10
 
 
 def test_a_short_run_learns_colours(folder, tmp_path):

@@ -121,8 +121,9 @@ def _publish(partial: Path, folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Removes what conversions to `folder` left that were killed more than an hour ago."""
     for left in folder.parent.glob(f".{folder.name}.*.converting*"):
-        if time.time() - left.stat().st_mtime > 3_600:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process finished it, or swept it, first
+            if time.time() - left.stat().st_mtime > 3_600:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_json(path: Path, value: Any) -> None:

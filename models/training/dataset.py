@@ -26,18 +26,22 @@ SCENES = 0.5  # share of draws that are scenes, where there are any
 COLOURED = 0.5  # share of the pictures whose caption names no background that stand on one of any colour
 LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one look share
 PART = 2048  # captions that are encoded and kept at once: what an interrupted encoding loses at most
+OTHERS = 64  # captions that the discriminator tells from a picture's own
 MAX_CONCEPTS = 2048  # that a generator is given memory for
 
 
 class Batch(NamedTuple):
-    """B pairs: images [B,3,R,R] in -1..1, normalised tokens [B,T,C], pooled [B,P], mask [B,T], the z [B,z_dim] to use, and
-    where there are scenes the layout of the images."""
+    """B pairs: images [B,3,R,R] in -1..1, normalised tokens [B,T,C], pooled [B,P], mask [B,T], the z [B,z_dim] to use, the
+    pooled vectors of other captions [K,P] and which of them are wrong of which picture [B,K], and where there are scenes the
+    layout of the images."""
 
     images: Tensor
     tokens: Tensor
     pooled: Tensor
     mask: Tensor
     z: Tensor
+    others: Tensor
+    wrong: Tensor
     layout: Layout | None
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -79,32 +83,44 @@ class Dataset:
         IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the
         anchors are unit vectors, every picture has its share of the latent space, and pictures of one look share a region.
         """
-        chosen = torch.randint(len(self.pictures), (batch,), generator=generator).tolist()
-        kind = torch.rand(batch, generator=generator).tolist()
-        which = torch.rand(batch, generator=generator).tolist()
         z = torch.randn(batch, self.anchors.shape[1], generator=generator)
-        composed = torch.rand(batch, generator=generator).tolist()
         colours = torch.rand(batch, 3, generator=generator) * 2 - 1
         coloured = torch.rand(batch, generator=generator).tolist()
-        captions, images, layouts = [], [], []
+        subjects = self._subjects(batch, generator)
+        others = [subject.caption for subject in self._subjects(OTHERS, generator)]
+        captions, images, layouts, wrong = [], [], [], []
         for i in range(batch)[rows]:
-            if self.scenes and composed[i] < SCENES:
-                scene = self.scenes[int(which[i] * len(self.scenes))]
-            else:
-                caption = self._caption(chosen[i], kind[i], which[i])
-                scene = SceneRow(caption, [caption], torch.tensor([WHOLE]), WHITE)
-            captions.append(scene.caption)
+            subject = subjects[i]
+            captions.append(subject.caption)
             pictures = []
-            for caption in scene.things:
+            for caption in subject.things:
                 meant = self.meant[caption]
                 pictures.append(int(meant[(self.anchors[meant] @ z[i]).argmax()]))
-            background = torch.tensor(scene.background).div(127.5).sub(1)
-            if self.scenes and scene.background == WHITE and coloured[i] < COLOURED:
+            background = torch.tensor(subject.background).div(127.5).sub(1)
+            if self.scenes and subject.background == WHITE and coloured[i] < COLOURED:
                 background = colours[i]
-            images.append(paste(self.pictures[pictures], self.opacity[pictures], scene.boxes, background))
-            layouts.append((self.pooled[scene.things], scene.boxes, background))
+            images.append(paste(self.pictures[pictures], self.opacity[pictures], subject.boxes, background))
+            layouts.append((self.pooled[subject.things], subject.boxes, background))
+            wrong.append([other != subject.caption and not self._may_mean(other, pictures) for other in others])
         layout = stack_layouts(layouts) if self.scenes else None
-        return Batch(torch.stack(images), *self.condition(captions), z[rows], layout)
+        contrast = self.pooled[others], torch.tensor(wrong)
+        return Batch(torch.stack(images), *self.condition(captions), z[rows], *contrast, layout)
+
+    def _subjects(self, count: int, generator: torch.Generator) -> list[SceneRow]:
+        """What is drawn of the captions of single pictures, or the scenes."""
+        pictures = torch.randint(len(self.pictures), (count,), generator=generator).tolist()
+        composed, kind, which = torch.rand(3, count, generator=generator).tolist()
+        subjects = []
+        for i in range(count):
+            if self.scenes and composed[i] < SCENES:
+                subjects.append(self.scenes[int(which[i] * len(self.scenes))])
+            else:
+                caption = self._caption(pictures[i], kind[i], which[i])
+                subjects.append(SceneRow(caption, [caption], torch.tensor([WHOLE]), WHITE))
+        return subjects
+
+    def _may_mean(self, caption: int, pictures: list[int]) -> bool:
+        return len(pictures) == 1 and pictures[0] in self.meant[caption]
 
     def span(self, caption: int) -> slice:
         """The caption's rows of `tokens`."""

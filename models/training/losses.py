@@ -22,6 +22,16 @@ def relativistic(better: Tensor, worse: Tensor) -> Tensor:
     return F.softplus(worse - better).mean()
 
 
+def contrast(own: Tensor, others: Tensor, wrong: Tensor) -> Tensor:
+    """-E[log(eᵒʷⁿ / (eᵒʷⁿ + Σ eᵒᵗʰᵉʳ))], the sum over the captions that are `wrong` (InfoNCE, van den Oord et al. 2018, arXiv
+    1807.03748, eq. 4; as a GAN's guidance XMC-GAN, Zhang et al. 2021, arXiv 2101.04702, eq. 7).
+
+    own [B]: alignment of each picture with its caption; others [B,K]: with K captions; wrong [B,K] bool: those untrue of it.
+    """
+    logits = torch.cat([own[:, None], others.masked_fill(~wrong, -torch.inf)], 1)
+    return F.cross_entropy(logits, torch.zeros(len(own), dtype=torch.long, device=own.device))
+
+
 def finite_difference_penalty(
     judge: Callable[[Tensor], Tensor], images: Tensor, noise: Tensor, sigma: float = 0.01
 ) -> Tensor:

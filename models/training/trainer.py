@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from ..checkpoint import save_gan
+from ..discriminator import PixelDiscriminator, ProjectedDiscriminator, Verdict
 from ..gan import GAN
 from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
@@ -29,6 +30,7 @@ from .augment import Augmentation
 from .dataset import Batch, Dataset
 from .log import RunLog
 from .losses import (
+    contrast,
     feature_distance,
     finite_difference_penalty,
     hinge_discriminator,
@@ -40,7 +42,7 @@ from .losses import (
 log = logging.getLogger(__name__)
 
 # Of a step, in the log.
-FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "match", "overfit", "augment")
+FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "matching", "match", "overfit", "augment")
 ROWS = ("memory.codes", "memory.shared", "memory.looks")  # parameters of which a step concerns a few rows
 ADAPT = 30_000  # pictures that the discriminator sees while the strength of the augmentation goes from 0 to 1, at most
 AUGMENT_MOST = 0.85  # beyond it a generator begins to draw the augmentations
@@ -66,6 +68,8 @@ class TrainingConfig:
     adversarial: tuple[float, float] = (0.15, 0.6)  # the projected discriminator, from its first step to the last,
     raw: tuple[float, float] = (0.05, 0.25)  # and the raw-pixel discriminator
     adversarial_from: float = 0.9  # of the run: a discriminator that meets blurs wins at once, and teaches nothing
+    matching: float = 1.0  # the discriminator's second task, to tell a picture's caption from others, beside real from fake,
+    guidance: float = 1.0  # and the generator's share in it
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
     bf16: bool = False  # matrix products in bfloat16, weights and sums in fp32: for GPUs
     scenes: int = 0  # sentences over one to three of the pictures on one canvas, to learn composition from
@@ -121,6 +125,14 @@ def norm_of(gradients: list[Tensor]) -> float:
         return float(square.sqrt())
     dist.all_reduce(square)
     return float(square.sqrt()) / dist.get_world_size()
+
+
+def matching(judge: ProjectedDiscriminator | PixelDiscriminator, verdict: Verdict, batch: Batch) -> tuple[Tensor, Tensor]:
+    """How badly the pictures that `verdict` is of are told to show their captions rather than others -> the loss, and the
+    share of pictures whose own caption comes first."""
+    own, others = verdict.alignment(judge.embed_text(batch.pooled)), verdict.alignments(judge.embed_text(batch.others))
+    best = others.masked_fill(~batch.wrong, -torch.inf).amax(1)
+    return contrast(own, others, batch.wrong), (own > best).float().mean()
 
 
 class Trainer:
@@ -199,8 +211,7 @@ class Trainer:
             self._adapt(figures)
             with parametrize.cached():
                 verdict = projected.judge(leaves)
-                aligned = verdict.alignment(projected.embed_text(batch.pooled))
-            loss = hinge_generator(verdict.realism) + hinge_generator(aligned)
+                loss = hinge_generator(verdict.realism) + config.guidance * matching(projected, verdict, batch)[0]
             gradients = torch.autograd.grad(loss, leaves)
             total = [t + g for t, g in zip(total, self.norms["adversarial"](list(gradients), self._ramp(config.adversarial)))]
             share += self._ramp(config.adversarial)
@@ -213,9 +224,11 @@ class Trainer:
         pixel = (seen - batch.images).abs().mean()
         at_image += self.norms["pixel"]([torch.autograd.grad(pixel, seen)[0]], config.pixel)[0]
         if adversarial:
+            raw = self.discriminator.pixel
             with torch.no_grad():
-                real_logit = self._raw_logit(real_view, batch.pooled)
-            against = relativistic(self._raw_logit(fake_view, batch.pooled), real_logit)
+                real = raw.judge(real_view)
+            verdict = raw.judge(fake_view)
+            against = relativistic(verdict.realism, real.realism) + config.guidance * matching(raw, verdict, batch)[0]
             at_image += self.norms["raw"]([torch.autograd.grad(against, seen)[0]], self._ramp(config.raw))[0]
         outside = torch.autograd.grad(100 * config.batch_size * out_of_range(seen), seen)[0]
         at_image += outside / max(norm_of([outside]), 1.0)
@@ -233,34 +246,31 @@ class Trainer:
     def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, noise):
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
         size = config.batch_size
-        other = batch.pooled[[i ^ 1 if i ^ 1 < size else 0 for i in range(size)]]  # each its neighbour's caption
         with parametrize.cached():
             both = [torch.cat([r, f.detach()]) for r, f in zip(real_features, fake_features)]
             real, fake = projected.judge(both).split(size)
-            text, mismatch = projected.embed_text(batch.pooled), projected.embed_text(other)
-        matched = real.alignment(text)
-        wrong = torch.cat([fake.alignment(text), real.alignment(mismatch)])
-        loss = hinge_discriminator(real.realism, fake.realism) + hinge_discriminator(matched, wrong)
-
+            matched, correct = matching(projected, real, batch)
+        loss = hinge_discriminator(real.realism, fake.realism)
         real_raw, fake_raw = raw.judge(torch.cat([real_view, fake_view])).split(size)
-        text, mismatch = raw.embed_text(batch.pooled), raw.embed_text(other)
-        aligned = real_raw.alignment(text)
-        raw_loss = relativistic(real_raw.realism + aligned, fake_raw.realism + fake_raw.alignment(text))
-        raw_loss = raw_loss + relativistic(aligned, real_raw.alignment(mismatch))
+        raw_loss = relativistic(real_raw.realism, fake_raw.realism)
+        # Alignment is learnt from real pictures alone: what a picture shows does not depend on who drew it.
+        matched = matched + matching(raw, real_raw, batch)[0]
         views = torch.cat([real_view[::4], fake_view[::4]])
         text = batch.pooled[::4].repeat(2, 1)
         with torch.autocast(views.device.type, enabled=False):  # bf16 would swallow the difference
             penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*noise[:, ::4]]))
         self._update(
-            "discriminator", self.trained, lambda: (loss + raw_loss + config.penalty * penalty).backward()
+            "discriminator",
+            self.trained,
+            lambda: (loss + raw_loss + config.matching * matched + config.penalty * penalty).backward(),
         )
-        correct = ((matched > real.alignment(projected.embed_text(other))).float()).mean()
         return {
             "d": loss.item(),
             "d_raw": raw_loss.item(),
             "r1r2": penalty.item(),
             "d_real": real.realism.mean().item(),
             "d_fake": fake.realism.mean().item(),
+            "matching": matched.item(),
             "match": correct.item(),
             "overfit": real.realism.sign().mean().item(),
         }
@@ -280,7 +290,7 @@ class Trainer:
     def _raw_logit(self, images: Tensor, text: Tensor) -> Tensor:
         raw = self.discriminator.pixel
         verdict = raw.judge(images)
-        return verdict.realism + verdict.alignment(raw.embed_text(text))
+        return verdict.realism.mean(1) + verdict.alignment(raw.embed_text(text))
 
     def _ramp(self, ends: tuple[float, float]) -> float:
         """From the first value to the second over the adversarial part of the run."""
