@@ -453,6 +453,28 @@ def test_the_states_are_those_of_the_layer(tiny):
     assert torch.allclose(condition.tokens[0], states[3:6], atol=1e-5) and condition.mask.tolist() == [[True] * 3]
 
 
+@pytest.mark.parametrize("template", ["A picture of {prompt}: a", "A picture of {prompt}", "{prompt} it is", "A {prompt}!"])
+def test_the_beginning_of_the_template_is_read_once(tiny, template):
+    """And the states are those of reading everything, also for an empty prompt and in a batch."""
+    recipe, prompts = tiny.recipe(template=template, layer=3), ["red", "", "two green apples"]
+    read = []
+    hook = tiny._decoder.layers[0].register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[:2].numel()))
+    first, again = tiny.encode(prompts, recipe), tiny.encode(prompts, recipe)
+    hook.remove()
+    before, after = (tiny._tokens(part) for part in template.split("{prompt}"))
+    longest = max(len(tiny._tokens(prompt)) for prompt in prompts)
+    before = [tiny.bos, *before]
+    own = 1 + longest + len(after)  # and the last word before the prompt
+    assert read[-1] == len(prompts) * own and len(read) == (3 if len(before) > 1 else 2)
+    assert torch.equal(first.tokens, again.tokens)
+    for row, prompt in enumerate(prompts):
+        ids = before + tiny._tokens(prompt) + after
+        states = tiny.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[3][0]
+        assert torch.allclose(first.pooled[row], states[-1], atol=1e-5)
+        if prompt:
+            assert torch.allclose(first.tokens[row][first.mask[row]], states[len(before) : len(ids) - len(after)], atol=1e-5)
+
+
 def test_encode_follows_its_recipe(tiny):
     assert tiny.encode(["a" * 50], tiny.recipe(max_tokens=7)).tokens.shape == (1, 7, 32)
     spaced = tiny.encode(["  a  red\n apple ", "a red apple", "a <s>red</s> apple"])

@@ -10,7 +10,7 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from ..condition import DEFAULT_MAX_TOKENS, DEFAULT_TEMPLATE, Condition, ConditionCache, Recipe
 from .expand import accept, generate, writing_prompt
 from .gguf import conversion_record
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 # The fraction of the decoder layers after which the states say most about the picture (layer 14 of 18 in Gemma 3 270M).
 LAYER_FRACTION = 0.78
@@ -48,6 +51,7 @@ class LanguageModel(nn.Module):
         self.fingerprint = fingerprint
         self.layers = layers
         self.write = write
+        self._before: tuple[tuple, DynamicCache] | None = None  # the beginning of the template, as it was last read
         self._special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self.requires_grad_(False).eval()
 
@@ -203,13 +207,17 @@ class LanguageModel(nn.Module):
         before, after = (self._tokens(part) for part in recipe.template.split("{prompt}"))
         if recipe.bos and self.bos is not None:
             before = [self.bos, *before]
+        if not after and not before and not all(prompts):
+            raise ValueError("An empty prompt needs a template with words of its own.")
+        decoder = _shallow(self._decoder, recipe.layer)
+        # All but the last word before the prompt is read once; the last is read again, for an empty prompt may end there.
+        known, before = before[:-1], before[-1:]
         rows = [before + prompt + after for prompt in prompts]
         length = max(len(row) for row in rows)
-        if not min(len(row) for row in rows):
-            raise ValueError("An empty prompt needs a template with words of its own.")
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self._place[0])
-        states = _shallow(self._decoder, recipe.layer)(input_ids=ids, use_cache=False).last_hidden_state
+        past = self._read_before(decoder, known, len(rows)) if known else None
+        states = decoder(input_ids=ids, past_key_values=past, use_cache=past is not None).last_hidden_state
         states = states.to("cpu", torch.float32)
         if not torch.isfinite(states).all():
             raise ValueError(f"{self.name} gave numbers that are not finite in {recipe.dtype}: load it in float32.")
@@ -218,6 +226,20 @@ class LanguageModel(nn.Module):
             pooled = state[len(row) - 1]
             result.append((state[len(before):len(before) + len(prompt)] if prompt else pooled[None], pooled))
         return result
+
+    def _read_before(self, decoder: nn.Module, tokens: list[int], rows: int) -> DynamicCache:
+        """The keys and values of what stands before every prompt, for so many prompts; read once, while the model stays."""
+        from transformers import DynamicCache
+
+        key = (tuple(tokens), len(decoder.layers), *self._place)
+        if self._before is None or self._before[0] != key:
+            cache = DynamicCache()
+            decoder(input_ids=torch.tensor([tokens], device=self._place[0]), past_key_values=cache, use_cache=True)
+            self._before = key, cache
+        cache = copy.deepcopy(self._before[1])  # reading the prompts appends to it
+        if rows > 1:
+            cache.batch_repeat_interleave(rows)
+        return cache
 
 
 def default_layer(layers: int) -> int:
