@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llm_gan.models.condition import ConditionCache
-from llm_gan.models.language import expand
+from llm_gan.models.language import expand, model as language
 from llm_gan.models.language.catalogue import find_language_models, resolve
 from llm_gan.models.language.gguf import convert_gguf, conversion_record
 from llm_gan.models.language.model import LanguageModel, choose_dtype
@@ -457,15 +457,15 @@ def test_the_states_are_those_of_the_layer(tiny):
 def test_the_beginning_of_the_template_is_read_once(tiny, template):
     """And the states are those of reading everything, also for an empty prompt and in a batch."""
     recipe, prompts = tiny.recipe(template=template, layer=3), ["red", "", "two green apples"]
-    read = []
+    read, tiny._before = [], None
     hook = tiny._decoder.layers[0].register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[:2].numel()))
     first, again = tiny.encode(prompts, recipe), tiny.encode(prompts, recipe)
     hook.remove()
     before, after = (tiny._tokens(part) for part in template.split("{prompt}"))
     longest = max(len(tiny._tokens(prompt)) for prompt in prompts)
     before = [tiny.bos, *before]
-    own = 1 + longest + len(after)  # and the last word before the prompt
-    assert read[-1] == len(prompts) * own and len(read) == (3 if len(before) > 1 else 2)
+    own = (1 if language._masks_any_cache() else len(before)) + longest + len(after)  # and the last word before the prompt
+    assert read[-1] == len(prompts) * own and len(read) == (3 if len(before) > 1 and language._masks_any_cache() else 2)
     assert torch.equal(first.tokens, again.tokens)
     for row, prompt in enumerate(prompts):
         ids = before + tiny._tokens(prompt) + after

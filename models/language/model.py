@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.util
 import json
 import math
 import re
@@ -211,7 +212,7 @@ class LanguageModel(nn.Module):
             raise ValueError("An empty prompt needs a template with words of its own.")
         decoder = _shallow(self._decoder, recipe.layer)
         # All but the last word before the prompt is read once; the last is read again, for an empty prompt may end there.
-        known, before = before[:-1], before[-1:]
+        known, before = (before[:-1], before[-1:]) if _masks_any_cache() else ([], before)
         rows = [before + prompt + after for prompt in prompts]
         length = max(len(row) for row in rows)
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
@@ -240,6 +241,11 @@ class LanguageModel(nn.Module):
         if rows > 1:
             cache.batch_repeat_interleave(rows)
         return cache
+
+
+def _masks_any_cache() -> bool:
+    """Whether transformers masks keys that are there already, whatever the cache: before 4.53 Gemma knew its own kind only."""
+    return importlib.util.find_spec("transformers.masking_utils") is not None
 
 
 def default_layer(layers: int) -> int:
