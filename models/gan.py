@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -58,12 +58,46 @@ class ConditionNorm(nn.Module):
         return tokens.clamp(-STATE_BOUND, STATE_BOUND), pooled.clamp(-STATE_BOUND, STATE_BOUND)
 
 
-class Latent(NamedTuple):
-    """What a picture was drawn from: z [N,z_dim] and the styles [N,num_styles,style_dim] of the thing that its prompt names
-    first, fp32 on the CPU."""
+@dataclass
+class Latent:
+    """What N pictures are drawn from, with any prompt: z gives the picture, the shifts what is edited in it. fp32, on the CPU.
+
+    z [N,z_dim]. styles [N,num_styles,style_dim] and looks [N,L], the logits of the looks (L = 0 without a memory of concepts),
+    are those of the thing that the prompt names first, as drawn, shifts and all; None where nothing was drawn yet.
+    style_shift [N,M,num_styles,style_dim] and sketch_shift [N,M,C,R,R] are added to the styles and the sketch that z and the
+    prompt give; None where nothing is. M is 1, for every thing alike, or counts things.
+    """
 
     z: Tensor
-    styles: Tensor
+    styles: Tensor | None = None
+    looks: Tensor | None = None
+    style_shift: Tensor | None = None
+    sketch_shift: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def __getitem__(self, index: slice | list[int] | Tensor) -> "Latent":
+        """The rows at `index`: the batch stays a dimension."""
+        return Latent(**{name: tensor[index] for name, tensor in self.to_dict().items()})
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        return {name: tensor for name in LATENT_DIMENSIONS if (tensor := getattr(self, name)) is not None}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Tensor]) -> "Latent":
+        """The inverse of `to_dict`; z alone is enough. ValueError, in one sentence, for anything that is not a latent."""
+        values = {name: tensor for name, tensor in values.items() if name in LATENT_DIMENSIONS}
+        if "z" not in values:
+            raise ValueError("This latent holds no z: connect the latent output of a node of LLM-GAN.")
+        for name, tensor in values.items():
+            if tensor.ndim != LATENT_DIMENSIONS[name] or len(tensor) != len(values["z"]):
+                raise ValueError(f"The {name} of this latent has shape {list(tensor.shape)}, which does not fit its z.")
+        return cls(**{name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()})
+
+
+LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5}
 
 
 class Scores(NamedTuple):
@@ -133,6 +167,25 @@ class GAN(nn.Module):
                 f"{width} wide: encode the prompt with {self.recipe.model}."
             )
 
+    def check_latent(self, latent: Latent) -> None:
+        """ValueError, saying what to change, if this GAN cannot draw from `latent`."""
+        config = self.generator.config
+        channels, side = config.sketch_channels + config.look_channels, config.sketch_resolution
+        expected = {
+            "z": (config.z_dim,),
+            "styles": (self.generator.num_styles, config.w_dim + config.text_dim),
+            "looks": (config.looks if config.concepts else 0,),
+            "style_shift": (self.generator.num_styles, config.w_dim + config.text_dim),
+            "sketch_shift": (channels, side, side) if config.concepts else (),
+        }
+        for name, tensor in latent.to_dict().items():
+            own = tuple(tensor.shape[tensor.ndim - len(expected[name]) :])
+            if own != expected[name] or not expected[name]:
+                raise ValueError(
+                    f"This latent is of another GAN: its {name} has shape {list(tensor.shape)}, which {self.card.name} cannot "
+                    "draw. Load the GAN that it was made with, or take a latent of this one."
+                )
+
     def sample_z(self, seed: int, count: int) -> Tensor:
         """z [count,z_dim] ~ N(0,I), fp32 on the CPU: one seed gives the same row i on every machine, whatever `count`."""
         generator = torch.Generator("cpu").manual_seed(seed)
@@ -142,36 +195,42 @@ class GAN(nn.Module):
     def generate(
         self,
         condition: Condition,
-        z: Tensor,
+        latent: Latent | Tensor,
         truncation_psi: float = 1.0,
         batch_size: int = 16,
         progress: Callable[[int, int], None] | None = None,
         transparent: bool = False,
     ) -> tuple[Tensor, Latent]:
-        """condition [N], z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent they were drawn from.
+        """condition [N], latent [N] or its z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent as drawn.
 
-        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time; what does not fit the device's memory is tried again in halves. `progress(done, total)`
-        is called after every part and may raise to stop. Raises ValueError where the condition or `transparent` does not fit.
+        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time;
+        what does not fit the device's memory is tried again in halves. `progress(done, total)` is called after every part and
+        may raise to stop. Raises ValueError where condition, latent or `transparent` does not fit.
         """
+        if isinstance(latent, Tensor):
+            latent = Latent(latent)
         self.check(condition)
+        self.check_latent(latent)
         if transparent and not self.generator.config.things:
             raise ValueError(
                 f"The GAN {self.card.name} draws its background too: for transparent pictures take one trained with scenes."
             )
 
-        def draw(rows: slice) -> tuple[Tensor, Tensor]:
-            part = condition[rows].to(self.device)
+        def draw(rows: slice) -> tuple[Tensor, ...]:
+            part, source = condition[rows].to(self.device), latent[rows]
             text = self.generator.read(*self.condition_norm(part.tokens, part.pooled), part.mask)
-            code = self.generator.code(z[rows].to(self.device), text, truncation_psi)
+            code = self.generator.code(source.z.to(self.device), text, truncation_psi)
+            code = code.shifted(source.style_shift, source.sketch_shift)
             if transparent:
                 rgb, opacity = self.generator.paint(code, text)
                 images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
             else:
                 images = from_network(self.generator.synthesize(code, text))
-            return images.cpu(), code.styles[:, 0].float().cpu()
+            looks = code.styles.new_zeros(len(images), 0) if code.looks is None else code.looks[:, 0]
+            return images.cpu(), code.styles[:, 0].float().cpu(), looks.float().cpu()
 
-        images, styles = in_parts(draw, len(z), batch_size, progress)
-        return images, Latent(z.float().cpu(), styles)
+        images, styles, looks = in_parts(draw, len(latent), batch_size, progress)
+        return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 
     @torch.no_grad()
     def score(

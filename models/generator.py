@@ -74,10 +74,31 @@ class Text(NamedTuple):
 
 class Code(NamedTuple):
     """All that tells one picture of a prompt from another: of each thing a style vector for each convolution, coarse to
-    fine [B,M,num_styles,w_dim+text_dim], and the sketch [B,M,C,R,R] from the memory of concepts."""
+    fine [B,M,num_styles,w_dim+text_dim], and the sketch [B,M,C,R,R] from the memory of concepts, in the look whose logits
+    are `looks` [B,M,L]."""
 
     styles: Tensor
     sketch: Tensor | None
+    looks: Tensor | None
+
+    def shifted(self, style: Tensor | None, sketch: Tensor | None) -> "Code":
+        """With `style` [B,M,num_styles,w_dim+text_dim] and `sketch` [B,M,C,R,R] added, each where it is not None.
+
+        M is 1, for every thing alike, or counts things: those beyond stay as they are, and shifts of things that are not
+        there are left out.
+        """
+        return self._replace(
+            styles=self.styles if style is None else self.styles + _for_things(style, self.styles),
+            sketch=self.sketch if sketch is None else self.sketch + _for_things(sketch, self.sketch),
+        )
+
+
+def _for_things(shift: Tensor, like: Tensor) -> Tensor:
+    """shift [B,M,...], of one thing or of some, for as many things as `like` has."""
+    if shift.shape[1] > 1:
+        missing = max(like.shape[1] - shift.shape[1], 0)
+        shift = torch.cat([shift[:, : like.shape[1]], shift.new_zeros(len(shift), missing, *shift.shape[2:])], 1)
+    return shift.to(like)
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -346,17 +367,19 @@ class Generator(nn.Module):
         The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
         to a blend of all, which would be none.
         """
-        w, sketch = self.mapping(z.to(text.vector.dtype), truncation_psi)[:, None], None
+        w = self.mapping(z.to(text.vector.dtype), truncation_psi)[:, None]
+        sketch = logits = None
         if self.config.concepts:
             picked = truncation_psi * z[:, : self.config.looks]
             picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
-            looks = (LOOK_SHARPNESS * picked[:, None] + text.looks).softmax(2).to(w.dtype)
+            logits = LOOK_SHARPNESS * picked[:, None] + text.looks
+            looks = logits.softmax(2).to(w.dtype)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(text.concepts, looks)
         if self.config.things:
             w = w + self.size_to_style(text.layout.boxes[:, :, 2:].log2().to(w.dtype))
         w = torch.cat([w.expand(-1, text.vector.shape[1], -1), text.vector], 2)
-        return Code(w[:, :, None].expand(-1, -1, self.num_styles, -1), sketch)
+        return Code(w[:, :, None].expand(-1, -1, self.num_styles, -1), sketch, logits)
 
     def paint(self, code: Code, text: Text) -> tuple[Tensor, Tensor | None]:
         """Of each code the picture [B,3,R,R] and its opacity [B,1,R,R], 0..1 (None from a generator that has none), fp32."""

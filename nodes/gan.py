@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -131,7 +132,9 @@ class Generate(io.ComfyNode):
                 LATENT.Input(
                     "latent",
                     optional=True,
-                    tooltip="Draw from these z again, with this prompt: seed and batch_size are then not used.",
+                    tooltip=(
+                        "Draw from this again, with this prompt, edits and all: seed and batch_size are then not used."
+                    ),
                 ),
                 io.Boolean.Input(
                     "transparent",
@@ -148,7 +151,7 @@ class Generate(io.ComfyNode):
                 LATENT.Output(
                     "drawn",
                     display_name="latent",
-                    tooltip="The z and the style vectors that each picture was drawn from.",
+                    tooltip="What each picture was drawn from: its z, its style vectors, and what was edited.",
                 ),
             ],
         )
@@ -159,26 +162,33 @@ class Generate(io.ComfyNode):
     ) -> io.NodeOutput:
         condition = from_conditioning(conditioning)
         gan.network.check(condition)
-        z = gan.network.sample_z(seed, batch_size) if latent is None else _distinct(latent["z"])
-        images, drawn = _draw(gan, condition.repeat(len(z)), z.repeat(len(condition), 1), truncation, transparent)
-        return io.NodeOutput(comfyui.image(images), drawn._asdict())
+        if latent is None:
+            source = Latent(gan.network.sample_z(seed, batch_size))
+        else:
+            source = _once(Latent.from_dict(latent))
+            gan.network.check_latent(source)
+        rows = list(range(len(source))) * len(condition)
+        images, drawn = draw(gan, condition.repeat(len(source)), source[rows], truncation, transparent)
+        return io.NodeOutput(comfyui.image(images), drawn.to_dict())
 
 
-def _distinct(z: Tensor) -> Tensor:
-    """The rows of z [N,z_dim] without repetitions, in their order: pictures of several prompts share their z."""
-    first = {tuple(row): i for i, row in reversed(list(enumerate(z.tolist())))}
-    return z[sorted(first.values())]
+def _once(latent: Latent) -> Latent:
+    """One block of the latent, where it is the same block over and over: pictures of several prompts share theirs."""
+    parts = [part.flatten(1) for part in (latent.z, latent.style_shift, latent.sketch_shift) if part is not None]
+    rows, count = torch.cat(parts, 1), len(latent)
+    periods = (n for n in range(1, count + 1) if count % n == 0 and torch.equal(rows[n:], rows[: count - n]))
+    return latent[: next(periods)]
 
 
-def _draw(
-    gan: Managed, condition: Condition, z: Tensor, truncation: float, transparent: bool
+def draw(
+    gan: Managed, condition: Condition, latent: Latent, truncation: float, transparent: bool = False
 ) -> tuple[Tensor, Latent]:
     config, network = gan.network.generator.config, gan.network
     # Measured at 64 to 256 px in fp32: some twenty times the widest feature map, and the picture a few times over.
     widest = max(channels * (4 << i) ** 2 for i, channels in enumerate(config.channels))
     return gan.run(
-        lambda size, progress: network.generate(condition, z, truncation, size, progress, transparent),
-        len(z),
+        lambda size, progress: network.generate(condition, latent, truncation, size, progress, transparent),
+        len(latent),
         80 * widest + 48 * network.resolution**2,
     )
 

@@ -7,7 +7,7 @@ from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
-from llm_gan.models.gan import GAN, ConditionNorm, Scores, in_parts
+from llm_gan.models.gan import GAN, ConditionNorm, Latent, Scores, in_parts
 from llm_gan.models.generator import Generator, GeneratorConfig
 from llm_gan.models.memory import ConceptMemory
 
@@ -262,3 +262,31 @@ def test_half_precision_draws_the_same_256_pictures(dtype, bound):
     z = full.sample_z(0, 256)
     difference = (full.generate(raw, z)[0] - half.generate(raw, z)[0]).abs().max().item()
     assert difference <= bound
+
+
+def test_latent_carries_what_was_edited_to_any_prompt():
+    gan = small_gan()
+    z = gan.sample_z(0, 2)
+    plain, drawn = gan.generate(condition(2), z)
+    assert torch.equal(gan.generate(condition(2), Latent(z))[0], plain)
+    config = gan.generator.config
+    zero = Latent(z, style_shift=torch.zeros(2, 1, *drawn.styles.shape[1:]), sketch_shift=torch.zeros(2, 1, 9, 8, 8))
+    assert torch.equal(gan.generate(condition(2), zero)[0], plain)
+    assert drawn.looks.shape == (2, config.looks)
+    zero.style_shift[1] += 0.5
+    edited, shifted = gan.generate(condition(2), zero)
+    assert torch.equal(edited[0], plain[0])
+    assert (edited[1] - plain[1]).abs().max() > 1e-3
+    assert torch.allclose(shifted.styles[1], drawn.styles[1] + 0.5)
+    zero.sketch_shift[0] += 0.5
+    assert (gan.generate(condition(2), zero)[0][0] - plain[0]).abs().max() > 1e-3
+
+
+def test_latent_of_another_gan_is_refused():
+    gan = small_gan()
+    with pytest.raises(ValueError, match="of another GAN"):
+        gan.generate(condition(1), torch.zeros(1, gan.generator.config.z_dim + 1))
+    with pytest.raises(ValueError, match="holds no z"):
+        Latent.from_dict({"styles": torch.zeros(1, 2, 3)})
+    with pytest.raises(ValueError, match="does not fit its z"):
+        Latent.from_dict({"z": torch.zeros(2, 8), "looks": torch.zeros(1, 5)})
