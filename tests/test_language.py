@@ -518,6 +518,16 @@ def test_gemma_is_never_loaded_in_fp16():
         choose_dtype("llama", cpu, torch.float64)
 
 
+def test_on_a_cpu_gemma_computes_in_fp32_and_its_vocabulary_stays_as_stored(gemma):
+    """Bit for bit as if every weight had been loaded in fp32."""
+    reader = LanguageModel.load(installed("gemma-3-270m"))
+    one, other = reader.encode(PROMPTS), gemma.encode(PROMPTS)
+    assert one.recipe.dtype == "float32"
+    assert torch.equal(one.tokens, other.tokens) and torch.equal(one.pooled, other.pooled)
+    embedding, = reader.model.get_input_embeddings().parameters()
+    assert embedding.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_lower_precision_is_recorded_and_close(tiny, tiny_folder, dtype):
     lower = LanguageModel.load(tiny_folder, dtype=dtype).encode(PROMPTS)

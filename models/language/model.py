@@ -62,8 +62,8 @@ class LanguageModel(nn.Module):
         """Loads a Hugging Face folder, a .gguf file, or a model by its name in the catalogue; never from the network.
 
         dtype None takes the fastest that is exact enough: on CUDA bf16 for Gemma (fp32 where the GPU lacks it) and fp16
-        for others, on a CPU fp32 (bf16 for Gemma where the CPU computes in it). Gemma overflows in fp16: asked for it,
-        bf16 or fp32 is used, with a warning. write=True keeps all layers, for `expand`. convert_to is where GGUF models
+        for others, on a CPU fp32, since in bf16 what a prompt means there would depend on its batch. Gemma overflows in
+        fp16: asked for it, bf16 or fp32 is used, with a warning. write=True keeps all layers, for `expand`. convert_to is where GGUF models
         are converted to (see `catalogue.resolve`).
         Raises FileNotFoundError or ValueError, in one sentence, where there is no model that can be used.
         """
@@ -77,7 +77,9 @@ class LanguageModel(nn.Module):
         # Made under inference mode, weights could neither be moved outside of it nor patched.
         with torch.inference_mode(False):
             tokenizer = _load_tokenizer(folder)
-            model = _load_weights(folder, dtype, sum(math.prod(shape) for _, shape, _ in samples))
+            converts = dtype == torch.float32 and not write and _is_bf16(folder)
+            model = _load_weights(folder, torch.bfloat16 if converts else dtype,
+                                  sum(math.prod(shape) for _, shape, _ in samples))
             decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
             if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
                 raise ValueError(f"The model in {folder} is not built as Llama, Gemma, Qwen and Mistral are (decoder "
@@ -85,13 +87,15 @@ class LanguageModel(nn.Module):
             layers = len(decoder.layers)
             if not write:
                 model = _shallow(decoder, default_layer(layers))
+            if converts:
+                _compute_in_fp32(model)
             record = conversion_record(folder) or {}
             return cls(model.to(device), tokenizer, name=str(record.get("name") or folder.name),
                        fingerprint=_fingerprint(config, samples, tokenizer), layers=layers, write=write)
 
     @property
     def width(self) -> int:
-        return self._decoder.get_input_embeddings().weight.shape[1]
+        return next(self._decoder.get_input_embeddings().parameters()).shape[1]
 
     @property
     def _decoder(self) -> nn.Module:
@@ -99,7 +103,7 @@ class LanguageModel(nn.Module):
 
     @property
     def _place(self) -> tuple[torch.device, torch.dtype]:
-        weight = self._decoder.get_input_embeddings().weight
+        weight = next(self._decoder.layers.parameters())
         return weight.device, weight.dtype
 
     @property
@@ -263,12 +267,50 @@ def _shallow(decoder: nn.Module, layer: int) -> nn.Module:
     return reader
 
 
+class _Rows(nn.Module):
+    """An embedding whose weights stay in bf16, and of which a text's rows compute in fp32: exact, in half the memory."""
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, ids: Tensor) -> Tensor:
+        used, place = ids.unique(return_inverse=True)
+        rows = copy.copy(self.embedding)
+        rows._parameters = {"weight": nn.Parameter(self.embedding.weight[used].float(), requires_grad=False)}
+        rows.padding_idx = None
+        return rows(place)
+
+
+def _compute_in_fp32(decoder: nn.Module) -> None:
+    """Have a decoder that was loaded in bf16 compute in fp32, bit for bit as if it had been loaded in that.
+
+    Its vocabulary, most of a small model, stays as the file has it.
+    """
+    for layer in decoder.layers:
+        layer.float()
+    embedding = decoder.get_input_embeddings()
+    if hasattr(embedding, "embed_scale"):  # Gemma's, rounded to the precision that it was loaded in
+        embedding.embed_scale = torch.tensor(embedding.weight.shape[1] ** 0.5)
+    decoder.set_input_embeddings(_Rows(embedding))
+
+
+def _is_bf16(folder: Path) -> bool:
+    """Whether all weights in the folder are stored in bf16."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(str(path), "pt") as file:
+            if any(file.get_slice(name).get_dtype() != "BF16" for name in file.keys()):
+                return False
+    return True
+
+
 def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None = None) -> torch.dtype:
     """The precision to load a model of `model_type` in; `wish` is followed, but for fp16 where the model overflows."""
     overflows = any(kind in model_type for kind in _NEVER_FP16)
     cuda = device.type == "cuda"
-    bf16 = torch.cuda.is_bf16_supported() if cuda else device.type == "cpu" and _cpu_has_bf16()
-    exact = torch.bfloat16 if bf16 else torch.float32
+    exact = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
     if wish == torch.float16 and overflows:
         warnings.warn(f"{model_type} overflows in float16 and is loaded in {_dtype_name(exact)}.", stacklevel=3)
         return exact
@@ -279,12 +321,6 @@ def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None
     if overflows:
         return exact
     return torch.float16 if cuda else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware; emulated, it is slower than fp32."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check() for check in checks if check is not None)
 
 
 def _check_folder(folder: Path) -> dict[str, Any]:
