@@ -4,25 +4,36 @@ The metadata keys are `llm_gan` (the format's version), `generator`, `discrimina
 conditions are made), `card` (data, licences, images seen, metrics) and `preview` (a small PNG, base64). A file is data from a
 stranger: nothing is unpickled, every number is checked against a bound before a network is built from it, and every
 tensor against the network before one is loaded.
+
+An encoder of pictures, which is trained for a GAN that can already draw, lies beside it in a file of its own, NAME.encoder.safetensors,
+and is loaded with it where it was trained for just these weights.
 """
 
 import base64
+import hashlib
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .condition import Recipe
 from .discriminator import DiscriminatorConfig
+from .encoder import Encoder, EncoderConfig
 from .gan import GAN, Card
 from .generator import GeneratorConfig
 from .tensors import save_tensors
 
+log = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
+ENCODER = ".encoder.safetensors"  # instead of .safetensors: what was trained later for a GAN, in a file beside it
 DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-128.safetensors"  # the bundled model
 # Kept in fp32: they are small, and fp16 cannot hold the range of raw language-model states.
 FULL_PRECISION = "condition_norm."
@@ -54,9 +65,12 @@ BOUNDS = {
     "hidden": (1, 2048),
     "embed": (1, 2048),
     "pixel_channels": (1, 2048),
+    "encoder_channels": (8, 2048),
+    "refiner_channels": (1, 2048),
 }
 # Not in the first checkpoints, which had none of it.
 LATER = {"concepts", "looks", "sketch_resolution", "sketch_channels", "look_channels", "things"}
+LISTS = ("channels", "attention", "mixed", "pixel_channels", "refiner_channels")
 RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 
 
@@ -72,7 +86,7 @@ def save_gan(
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if name.startswith(FULL_PRECISION) else dtype).contiguous()
         for name, tensor in gan.state_dict().items()
-        if judged or not name.startswith("discriminator.")
+        if (judged or not name.startswith("discriminator.")) and not name.startswith("encoder.")
     }
     metadata = {
         "llm_gan": str(FORMAT_VERSION),
@@ -85,7 +99,32 @@ def save_gan(
     if preview is not None:
         metadata["preview"] = base64.b64encode(preview).decode()
     save_tensors(tensors, path, metadata)
+    if gan.encoder is not None and judged:
+        save_encoder(gan, path, dtype)
     return path
+
+
+def save_encoder(gan: GAN, path: Path, dtype: torch.dtype = torch.float16) -> Path:
+    """Write the encoder of `gan` beside the checkpoint `path` of the same GAN; returns where."""
+    place = encoder_path(path)
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in gan.encoder.state_dict().items()}
+    metadata = {
+        "llm_gan_encoder": str(FORMAT_VERSION),
+        "encoder": json.dumps(asdict(gan.encoder.config)),
+        "gan": _mark(gan.generator.canvas.bias),
+    }
+    save_tensors(tensors, place, metadata)
+    return place
+
+
+def encoder_path(path: Path) -> Path:
+    """Where the encoder of the checkpoint `path` lies, if it has one."""
+    return path.with_name(path.name.removesuffix(".safetensors") + ENCODER)
+
+
+def _mark(bias: Tensor) -> str:
+    """Tells trained generators apart, by the bias of their canvas, which every training moves."""
+    return hashlib.sha256(bias.detach().to("cpu", torch.float16).numpy().tobytes()).hexdigest()[:16]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -121,8 +160,46 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
         raise ValueError(f"{path.name}: the recipe is {recipe.width} wide, but its generator reads {generator.token_dim}.")
     with torch.device("meta"), _Uninitialised():
         gan = GAN(generator, discriminator, recipe, _card(metadata, path))
-    expected = gan.state_dict()
-    tensors = {}
+    mark = None
+
+    def loaded(name: str, tensor: Tensor) -> Tensor:
+        nonlocal mark
+        if name == "generator.canvas.bias":
+            mark = _mark(tensor)
+        return tensor.to(torch.float32 if name.startswith(RUN_IN_FULL) else dtype)
+
+    _fill(gan, path, device, loaded)
+    if gan.discriminator is not None and encoder_path(path).is_file():
+        gan.encoder = _load_encoder(encoder_path(path), generator, mark, device, dtype)
+    return gan.requires_grad_(False).eval()
+
+
+def _load_encoder(
+    path: Path, generator: GeneratorConfig, mark: str, device: torch.device | str, dtype: torch.dtype
+) -> Encoder | None:
+    """The encoder in `path`; None, with a warning, where it was trained for another GAN."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): delete it, or fetch it again.") from None
+    if metadata.get("llm_gan_encoder") != str(FORMAT_VERSION):
+        raise ValueError(f"{path.name} is no encoder that this version of LLM-GAN can read: delete it, or update LLM-GAN.")
+    if metadata.get("gan") != mark:
+        log.warning("%s was trained for other weights and is left out: llm-gan train-encoder makes a new one.", path.name)
+        return None
+    config = _config(EncoderConfig, metadata.get("encoder"), path)
+    if config.encoder_channels % 8:
+        raise ValueError(f"{path.name}: encoder_channels {config.encoder_channels} does not divide into 8 groups.")
+    with torch.device("meta"), _Uninitialised():
+        encoder = Encoder(config, generator)
+    _fill(encoder, path, device, lambda _, tensor: tensor.to(dtype))
+    return encoder
+
+
+def _fill(network: nn.Module, path: Path, device: torch.device | str, convert: Callable[[str, Tensor], Tensor]) -> None:
+    """Give `network` the tensors in `path`, each as `convert(name, tensor)`; ValueError where they do not fit it."""
+    expected, tensors = network.state_dict(), {}
     with safe_open(path, "pt", device=str(device)) as file:
         names = set(file.keys())
         if names != expected.keys():
@@ -133,12 +210,10 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
             shape = file.get_slice(name).get_shape()
             if list(shape) != list(expected[name].shape):
                 raise ValueError(f"{path.name}: {name} has shape {shape}, its config says {list(expected[name].shape)}.")
-            kept = torch.float32 if name.startswith(RUN_IN_FULL) else dtype
-            tensors[name] = file.get_tensor(name).to(kept)
+            tensors[name] = convert(name, file.get_tensor(name))
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
-    gan.load_state_dict(tensors, assign=True)
-    return gan.requires_grad_(False).eval()
+    network.load_state_dict(tensors, assign=True)
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -188,7 +263,7 @@ def _config(kind, text: str | None, path: Path):
         is_list = isinstance(value, list) and 0 < len(value) <= 8
         numbers = value if is_list else [value]
         low, high = BOUNDS.get(name, (1, max(RESOLUTIONS)))
-        if is_list != (name in ("channels", "attention", "mixed", "pixel_channels")) or not all(
+        if is_list != (name in LISTS) or not all(
             type(n) is int and low <= n <= high for n in numbers
         ):
             raise ValueError(f"{path.name}: {name} = {str(value)[:60]} is not within {low} to {high}.")

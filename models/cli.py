@@ -63,6 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--prompt", help="what they should show (default: the prompt that each picture carries, if any)")
     add_models(score)
 
+    restore = command("restore", _restore, "Mend pictures, or give them another style.")
+    restore.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    restore.add_argument("--prompt", default="", help="what they show (nothing said)")
+    restore.add_argument("--undo", default="", metavar="KINDS", help="what spoils them: denoise,deblur,colourise,unjpeg")
+    restore.add_argument("--mask", type=Path, metavar="IMAGE", help="white where they are lost, of any size")
+    restore.add_argument("--zoom", type=float, default=1.0, help="times larger (1)")
+    restore.add_argument("--style", metavar="PROMPT", help="draw them anew by this prompt, which names a style, instead")
+    restore.add_argument("--keep", type=float, default=0.5, help="with --style: how much of the picture stays, 0 to 1 (0.5)")
+    restore.add_argument("--steps", type=int, default=0, help="of optimisation; 0 is one pass (0)")
+    restore.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
+    add_models(restore)
+
     command("models", _models, "List the language models and GANs at hand.").add_argument(
         "--folder", type=Path, action="append", default=[], metavar="DIR", help="look here too"
     )
@@ -83,6 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
     train.add_argument("--tensorboard", action="store_true", help="write the figures for TensorBoard too")
+
+    encoder = command("train-encoder", _train_encoder, "Train what lets a GAN see pictures: to restore, restyle and edit them.")
+    encoder.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint; the encoder is written beside it")
+    encoder.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that it was trained on")
+    encoder.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE-encoder)")
+    encoder.add_argument("--images", type=int, help="pictures to show in all (60000)")
+    encoder.add_argument("--seed", type=int, help="(0)")
+    encoder.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
+    encoder.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
+    encoder.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
 
     evaluate = command("evaluate", _evaluate, "Judge a GAN on a folder of captioned pictures: figures, and pictures to look at.")
     evaluate.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
@@ -176,25 +198,20 @@ def _lines(path: Path) -> list[str]:
 
 
 def _score(options: argparse.Namespace) -> None:
-    import numpy as np
     import torch
     from PIL import Image
 
     from .gan import Scores
     from .language.model import LanguageModel
-    from .pictures import from_network, on_white, to_network
+    from .pictures import from_network, on_white, read_picture, to_network
 
     device = _device(options.device)
     images, prompts = [], []
     gan = _load_gan(options, device)
     for path in options.images:
-        try:
-            with Image.open(path) as image:
-                prompts.append(options.prompt if options.prompt is not None else image.info.get("prompt"))
-                pixels = torch.from_numpy(np.array(image.convert("RGBA"))).float().div(255)
-        except OSError:
-            raise ValueError(f"{path} is not a picture that can be read.") from None
-        images.append(from_network(to_network(on_white(pixels[None]), gan.resolution)))
+        images.append(from_network(to_network(on_white(read_picture(path)), gan.resolution)))
+        with Image.open(path) as image:
+            prompts.append(options.prompt if options.prompt is not None else image.info.get("prompt"))
     stack = torch.cat(images)
     scores = gan.score(stack)
     told = [i for i, prompt in enumerate(prompts) if prompt is not None]
@@ -208,6 +225,35 @@ def _score(options: argparse.Namespace) -> None:
     for i in scores.best(len(images)).tolist():
         alignment = f"{scores.alignment[i]:9.2f}" if prompts[i] is not None else "        –"
         print(f"{scores.total[i]:7.2f}  {scores.realism[i]:7.2f}  {alignment}  {options.images[i]}")
+
+
+def _restore(options: argparse.Namespace) -> None:
+    import torch
+    from PIL import Image
+
+    from .language.model import LanguageModel
+    from .pictures import read_picture, to_uint8
+    from .restoration import restore, restyle
+
+    device = _device(options.device)
+    pictures = [read_picture(path) for path in options.images]
+    mask = None if options.mask is None else read_picture(options.mask)[..., :3].mean(3)
+    undo = [kind.strip() for kind in options.undo.split(",") if kind.strip()]
+    gan = _load_gan(options, device)
+    model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
+    condition = model.encode([options.prompt], gan.recipe)
+    style = None if options.style is None else model.encode([options.style], gan.recipe)
+    names = [path.stem for path in options.images]
+    options.out.mkdir(parents=True, exist_ok=True)
+    with _bar("steps") as bar, torch.inference_mode():
+        for i, (name, picture) in enumerate(zip(names, pictures)):
+            if style is None:
+                result = restore(gan, picture, condition, undo, mask, options.zoom, options.steps, bar)
+            else:
+                result = restyle(gan, picture, condition, style, keep=options.keep, steps=options.steps, progress=bar)[0]
+            number = f"-{names[:i].count(name) + 1}" if names.count(name) > 1 else ""
+            Image.fromarray(to_uint8(result)[0]).save(options.out / f"{name}{number}.png")
+    print(f"{_count(len(pictures), 'picture')} in {options.out}{os.sep}")
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -242,6 +288,19 @@ def _train(options: argparse.Namespace) -> None:
         )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         print(f"{options.out}, with its log and samples in {run}{os.sep}")
+
+
+def _train_encoder(options: argparse.Namespace) -> None:
+    from .training.encoder import train_encoder_folder
+
+    run = options.run_dir or options.gan.with_name(f"{options.gan.stem}-encoder")
+    device = _device(options.device)
+    with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
+        written = train_encoder_folder(
+            options.gan, options.data, run, images=options.images, seed=options.seed, resume=options.resume, llm=options.llm,
+            device=device, progress=progress,
+        )  # fmt: skip
+    print(f"{written}, with its log and samples in {run}{os.sep}")
 
 
 def _settings(path: Path) -> dict:
@@ -349,9 +408,9 @@ def _bar(unit: str):
 
     with tqdm(unit=f" {unit}", disable=None, leave=False) as bar:
 
-        def progress(done: int, total: int, figures: dict[str, float] | None = None) -> None:
+        def progress(done: int, total: int, figures: dict[str, float] | object = None) -> None:
             bar.total = total
-            if figures:
+            if isinstance(figures, dict):
                 bar.set_postfix({k: f"{figures[k]:.2f}" for k in ("paired", "pixel") if k in figures}, refresh=False)
             bar.update(done - bar.n)
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .condition import Condition, Recipe
 from .discriminator import Discriminator, DiscriminatorConfig
-from .generator import Generator, GeneratorConfig
+from .encoder import Encoder
+from .generator import Generator, GeneratorConfig, Text
 from .pictures import from_network, to_network
 
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
@@ -65,7 +66,8 @@ class Latent:
     z [N,z_dim]. styles [N,num_styles,style_dim] and looks [N,L], the logits of the looks (L = 0 without a memory of concepts),
     are those of the thing that the prompt names first, as drawn, shifts and all; None where nothing was drawn yet.
     style_shift [N,M,num_styles,style_dim] and sketch_shift [N,M,C,R,R] are added to the styles and the sketch that z and the
-    prompt give; None where nothing is. M is 1, for every thing alike, or counts things.
+    prompt give; None where nothing is. M is 1, for every thing alike, or counts things. background [N,3], RGB in -1..1, takes
+    the place of the prompt's where it is not None.
     """
 
     z: Tensor
@@ -73,6 +75,7 @@ class Latent:
     looks: Tensor | None = None
     style_shift: Tensor | None = None
     sketch_shift: Tensor | None = None
+    background: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.z)
@@ -97,7 +100,7 @@ class Latent:
         return cls(**{name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()})
 
 
-LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5}
+LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5, "background": 2}
 
 
 class Scores(NamedTuple):
@@ -129,7 +132,8 @@ class Card:
 
 
 class GAN(nn.Module):
-    """Generator, discriminator (None in a checkpoint shipped without) and normalisation, built from their configs."""
+    """Generator, discriminator (None in a checkpoint shipped without) and normalisation, built from their configs; and an
+    encoder of pictures, where one was trained."""
 
     def __init__(
         self, generator: GeneratorConfig, discriminator: DiscriminatorConfig | None, recipe: Recipe, card: Card | None = None
@@ -140,6 +144,7 @@ class GAN(nn.Module):
         self.condition_norm = ConditionNorm(generator.token_dim, generator.pooled_dim)
         self.generator = Generator(generator)
         self.discriminator = None if discriminator is None else Discriminator(discriminator)
+        self.encoder: Encoder | None = None
         self.eval()
 
     @property
@@ -177,6 +182,7 @@ class GAN(nn.Module):
             "looks": (config.looks if config.concepts else 0,),
             "style_shift": (self.generator.num_styles, config.w_dim + config.text_dim),
             "sketch_shift": (channels, side, side) if config.concepts else (),
+            "background": (3,) if config.things else (),
         }
         for name, tensor in latent.to_dict().items():
             own = tuple(tensor.shape[tensor.ndim - len(expected[name]) :])
@@ -190,6 +196,10 @@ class GAN(nn.Module):
         """z [count,z_dim] ~ N(0,I), fp32 on the CPU: one seed gives the same row i on every machine, whatever `count`."""
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.stack([torch.randn(self.generator.config.z_dim, generator=generator) for _ in range(count)])
+
+    def read(self, condition: Condition) -> Text:
+        """What the generator reads in `condition`, which must be on its device."""
+        return self.generator.read(*self.condition_norm(condition.tokens, condition.pooled), condition.mask)
 
     @torch.no_grad()
     def generate(
@@ -218,7 +228,9 @@ class GAN(nn.Module):
 
         def draw(rows: slice) -> tuple[Tensor, ...]:
             part, source = condition[rows].to(self.device), latent[rows]
-            text = self.generator.read(*self.condition_norm(part.tokens, part.pooled), part.mask)
+            text = self.read(part)
+            if source.background is not None:
+                text = text.on(source.background.to(self.device))
             code = self.generator.code(source.z.to(self.device), text, truncation_psi)
             code = code.shifted(source.style_shift, source.sketch_shift)
             if transparent:

@@ -71,6 +71,10 @@ class Text(NamedTuple):
     looks: Tensor | None
     layout: Layout
 
+    def on(self, background: Tensor) -> "Text":
+        """The same, on a background [B,3] in -1..1."""
+        return self._replace(layout=self.layout._replace(background=background))
+
 
 class Code(NamedTuple):
     """All that tells one picture of a prompt from another: of each thing a style vector for each convolution, coarse to
@@ -210,7 +214,8 @@ class ModulatedConv(nn.Module):
         weight = self.weight
         if weight.requires_grad:
             return weight.float().square().sum((2, 3)).t()
-        state = weight._version, weight.data_ptr(), weight.device, weight.dtype
+        # What inference mode made takes no part in a gradient.
+        state = weight._version, weight.data_ptr(), weight.device, weight.dtype, torch.is_inference_mode_enabled()
         if self._known is None or self._known[0] != state:
             self._known = state, weight.float().square().sum((2, 3)).t()
         return self._known[1]

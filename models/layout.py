@@ -61,6 +61,17 @@ class Layout(NamedTuple):
         placed = F.grid_sample(features.flatten(0, 1).float(), grid, align_corners=False).unflatten(0, (batch, things))
         return (placed * self.there[:, :, None, None, None]).sum(1).to(features.dtype)
 
+    def cut(self, images: Tensor, resolution: int) -> Tensor:
+        """The inverse of `place`: of images [B,C,H,W] what stands in each box [B,M,C,R,R], the border repeated around them."""
+        x, y, size = self.boxes.float().unbind(2)
+        zero = torch.zeros_like(size)
+        rows = torch.stack([size, zero, 2 * x - 1, zero, size, 2 * y - 1], 2).view(-1, 2, 3)
+        batch, things = size.shape
+        grid = F.affine_grid(rows, [batch * things, images.shape[1], resolution, resolution], align_corners=False)
+        repeated = images.float().repeat_interleave(things, 0)
+        found = F.grid_sample(repeated, grid, padding_mode="border", align_corners=False)
+        return found.unflatten(0, (batch, things)).to(images.dtype)
+
 
 class LayoutReader(nn.Module):
     """(tokens [B,T,token_dim], pooled [B,pooled_dim], mask [B,T]) -> what is said of each thing.

@@ -1,8 +1,10 @@
 """Between the networks' pictures, [B,3,R,R] in -1..1, and everyone else's, [B,H,W,3] in 0..1."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 
@@ -18,6 +20,16 @@ def to_network(images: Tensor, resolution: int) -> Tensor:
         size = (resolution, resolution)
         x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
     return x.mul(2).sub(1)
+
+
+def read_picture(path: Path) -> Tensor:
+    """The picture in a file, upright, with its opacity: [1,H,W,4] in 0..1. ValueError where it is none."""
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+            return torch.from_numpy(np.array(upright)).float().div(255)[None]
+    except OSError:
+        raise ValueError(f"{path} is not a picture that can be read.") from None
 
 
 def on_white(images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """ComfyUI's face of LLM-GAN: each node declares a schema and hands its work to `models`.
 
 `schema` is what nodes are declared with, `comfyui` all that is asked of ComfyUI, `conditioning` the way to and from its
-CONDITIONING; `language`, `gan` and `training` hold the nodes.
+CONDITIONING; `language`, `gan`, `pictures` and `training` hold the nodes.
 """
 
 from comfy_api.latest import ComfyExtension, io
@@ -9,10 +9,23 @@ from comfy_api.latest import ComfyExtension, io
 from . import comfyui
 from .gan import DiscriminatorScore, Generate, LoadGAN, SaveGAN
 from .language import LoadLLM, PromptEncoder
+from .pictures import ImageToLatent, Restore, Restyle
 from .training import Dataset, Train
 
 
 class LLMGANExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         comfyui.register_model_folders()
-        return [LoadLLM, PromptEncoder, LoadGAN, Generate, DiscriminatorScore, SaveGAN, Dataset, Train]
+        return [
+            LoadLLM,
+            PromptEncoder,
+            LoadGAN,
+            Generate,
+            DiscriminatorScore,
+            SaveGAN,
+            ImageToLatent,
+            Restore,
+            Restyle,
+            Dataset,
+            Train,
+        ]

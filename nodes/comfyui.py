@@ -16,10 +16,10 @@ from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..models.pictures import on_white
+from ..models.pictures import contact_sheet, on_white
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
+Progress = Callable[..., None]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,14 +57,29 @@ class Managed:
 
 
 def progress(total: int) -> Progress:
-    """A callback `(done, total)` that moves the node's progress bar, and raises once the user has cancelled."""
+    """A callback `(done, total, pictures=None)` that moves the node's progress bar, shows the first of pictures [B,H,W,3] on the
+    node, and raises once the user has cancelled."""
     bar = comfy.utils.ProgressBar(total)
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, pictures: Tensor | None = None) -> None:
         mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
+        bar.update_absolute(done, total, None if pictures is None else ("JPEG", contact_sheet(pictures[:1], 1), 512))
 
     return report
+
+
+def until_cancelled() -> Callable[[int, int, Tensor | None], bool]:
+    """The same, that does not raise but returns True once the user has cancelled: the graph goes on with what there is."""
+    report = progress(1)
+
+    def cancelled(done: int, total: int, pictures: Tensor | None = None) -> bool:
+        try:
+            report(done, total, pictures)
+        except mm.InterruptProcessingException:
+            return True
+        return False
+
+    return cancelled
 
 
 _shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()

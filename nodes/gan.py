@@ -183,14 +183,17 @@ def _once(latent: Latent) -> Latent:
 def draw(
     gan: Managed, condition: Condition, latent: Latent, truncation: float, transparent: bool = False
 ) -> tuple[Tensor, Latent]:
-    config, network = gan.network.generator.config, gan.network
-    # Measured at 64 to 256 px in fp32: some twenty times the widest feature map, and the picture a few times over.
-    widest = max(channels * (4 << i) ** 2 for i, channels in enumerate(config.channels))
     return gan.run(
-        lambda size, progress: network.generate(condition, latent, truncation, size, progress, transparent),
+        lambda size, progress: gan.network.generate(condition, latent, truncation, size, progress, transparent),
         len(latent),
-        80 * widest + 48 * network.resolution**2,
+        drawing_bytes(gan),
     )
+
+
+def drawing_bytes(gan: Managed) -> int:
+    """Of one picture, measured at 64 to 256 px in fp32: some twenty times the widest feature map, and it a few times over."""
+    widest = max(channels * (4 << i) ** 2 for i, channels in enumerate(gan.network.generator.config.channels))
+    return 80 * widest + 48 * gan.network.resolution**2
 
 
 class DiscriminatorScore(io.ComfyNode):

@@ -25,8 +25,13 @@ from llm_gan.models.gan import GAN
 from llm_gan.models.language.model import LanguageModel
 
 NAMES = ["best_of_many", "expand_prompt", "prompt_list", "scenes", "text_to_image", "text_to_image_chinese"]
+EDITING: list[str] = []
 TRAINING = "train_on_my_folder"
-NODES = ["LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "Dataset", "Train"]
+ALL = sorted([*NAMES, *EDITING, TRAINING])
+NODES = [
+    "LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "ImageToLatent", "Restore", "Restyle",
+    "Dataset", "Train",
+]  # fmt: skip
 PICTURES = {
     "best_of_many": 8, "expand_prompt": 4, "prompt_list": 16, "scenes": 16, "text_to_image": 4, "text_to_image_chinese": 4
 }  # fmt: skip
@@ -116,9 +121,9 @@ def test_every_node_explains_itself(server):
 
 
 def test_the_template_browser_has_every_workflow(server):
-    assert [file.stem for file in WORKFLOWS] == sorted([*NAMES, TRAINING])
-    assert sorted(server.get_json("workflow_templates")[PACK_NAME]) == sorted([*NAMES, TRAINING])
-    for name in [*NAMES, TRAINING]:
+    assert [file.stem for file in WORKFLOWS] == ALL
+    assert sorted(server.get_json("workflow_templates")[PACK_NAME]) == ALL
+    for name in ALL:
         assert server.get_json(f"api/workflow_templates/{PACK_NAME}/{name}.json") == workflow(name)
         thumbnail = Image.open(BytesIO(server.get(f"api/workflow_templates/{PACK_NAME}/{name}.jpg")))
         assert thumbnail.format == "JPEG" and np.asarray(thumbnail).std() > 10
@@ -136,7 +141,7 @@ def test_a_workflow_opens_from_the_template_browser(page):
 # -------------------------------------------------------------------------------------------------- the workflows
 
 
-@pytest.mark.parametrize("name", [*NAMES, TRAINING])
+@pytest.mark.parametrize("name", ALL)
 def test_a_workflow_opens_as_it_was_saved(server, page, name):
     graph, saved = page.load(workflow(name)), workflow(name)
     known = server.get_json("object_info")
@@ -200,6 +205,23 @@ def test_pictures_follow_their_prompt(server, page, judge, name):
 def alignment(judge: tuple[GAN, LanguageModel], pictures: torch.Tensor, prompt: str) -> float:
     gan, language = judge
     return gan.score(pictures, language.encode([prompt], gan.recipe)).alignment.mean().item()
+
+
+@pytest.mark.parametrize("name", EDITING)
+def test_a_picture_is_changed(server, page, judge, name):
+    """The first pictures come as they are before, the others as they are after; what was lost is nearer to what was drawn."""
+    graph = page.load(workflow(name))
+    (drawing,) = [id for id, node in graph.items() if node["class_type"] == "LLMGAN_Generator"]
+    graph["drawn"] = {"class_type": "ImageScale", "inputs": {
+        "image": [drawing, 0], "upscale_method": "lanczos", "width": 256, "height": 256, "crop": "disabled"
+    }}  # fmt: skip
+    graph["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["drawn", 0]}}
+    outputs = server.run(graph, page.client)["outputs"]
+    wanted = pixels(server.images({"outputs": {"shown": outputs.pop("shown")}}))
+    before, after = np.split(pixels(server.images({"outputs": outputs})), 2)
+    assert before.shape == after.shape == wanted.shape and np.abs(after - before).mean() > 0.01
+    if name != "restyle":
+        assert np.abs(after - wanted).mean() < np.abs(before - wanted).mean()
 
 
 def test_the_best_are_kept(server, page, judge):

@@ -49,6 +49,27 @@ CONTRACT = {
         "gan LLMGAN_GAN, filename_prefix STRING, include_discriminator BOOLEAN, preview IMAGE",
         "path STRING",
     ),
+    "LLMGAN_ImageToLatent": (
+        "Image to GAN Latent",
+        "gan LLMGAN_GAN, images IMAGE, conditioning CONDITIONING, steps INT, mask MASK",
+        "latent LLMGAN_LATENT, IMAGE IMAGE",
+    ),
+    "LLMGAN_Restore": (
+        "Restore with GAN",
+        (
+            "gan LLMGAN_GAN, images IMAGE, conditioning CONDITIONING, denoise BOOLEAN, deblur BOOLEAN, colourise BOOLEAN,"
+            " unjpeg BOOLEAN, zoom FLOAT, steps INT, mask MASK"
+        ),
+        "IMAGE IMAGE",
+    ),
+    "LLMGAN_Restyle": (
+        "Restyle Image",
+        (
+            "gan LLMGAN_GAN, images IMAGE, conditioning CONDITIONING, strength FLOAT, keep FLOAT, steps INT,"
+            " style CONDITIONING, style_latent LLMGAN_LATENT"
+        ),
+        "IMAGE IMAGE, latent LLMGAN_LATENT",
+    ),
     "LLMGAN_Dataset": ("Captioned Pictures", "folder STRING", "dataset LLMGAN_DATASET, IMAGE IMAGE, report STRING"),
     "LLMGAN_Train": (
         "Train Conditional GAN",
@@ -587,6 +608,73 @@ def test_cancel_stops_writing_within_one_token(pack, llm, encode, monkeypatch):
     with pytest.raises(cancelled):
         encode(["a dog", "a cat"], expand=True, max_tokens=64, seed=2)
     assert len(calls) == 3
+
+
+# --- training
+
+
+# --- pictures
+
+
+@pytest.fixture
+def seen(pack, gan, draw, encode):
+    """A drawing, its prompt, and the node that finds its latent."""
+    if gan.network.encoder is None:
+        pytest.skip("the bundled GAN has no encoder")
+    conditioning = encode("a red apple")[0]
+    pictures = draw(conditioning)[0]
+
+    def find(**inputs):
+        return pack.run(
+            "ImageToLatent", **{"gan": gan, "images": pictures, "conditioning": conditioning, "steps": 0} | inputs
+        )
+
+    return conditioning, pictures, find
+
+
+def test_a_picture_becomes_a_latent_that_draws_it(draw, seen):
+    conditioning, pictures, find = seen
+    latent, drawn = find()
+    assert drawn.shape == pictures.shape and (drawn - pictures).abs().mean() < 0.1
+    assert torch.allclose(draw(conditioning, latent=latent)[0], drawn, atol=1e-5)
+    nearer = find(steps=10, mask=torch.zeros(1, 9, 9))[1]
+    assert (nearer - pictures).abs().mean() < (drawn - pictures).abs().mean()
+
+
+def test_cancel_while_seeing_keeps_the_best(seen):
+    import comfy.model_management as mm
+
+    mm.interrupt_current_processing(True)
+    latent, drawn = seen[2](steps=2000)
+    assert len(latent["z"]) == len(drawn) and not mm.processing_interrupted()
+
+
+def test_a_picture_is_restored_at_any_size(pack, gan, seen):
+    conditioning, pictures, _ = seen
+    inputs = {"gan": gan, "conditioning": conditioning, "steps": 0, "zoom": 1.0}
+    inputs |= dict.fromkeys(("denoise", "deblur", "colourise", "unjpeg"), False)
+    wide = pictures[:, :100]
+    noisy = (wide + 0.2 * torch.randn(wide.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    mended, = pack.run("Restore", **inputs | {"images": noisy, "denoise": True})
+    assert mended.shape == wide.shape and (mended - wide).abs().mean() < (noisy - wide).abs().mean()
+    assert pack.run("Restore", **inputs | {"images": wide, "zoom": 2.0})[0].shape == (3, 200, 256, 3)
+    mask = torch.zeros(1, 50, 64)
+    mask[:, :10, :10] = 1
+    filled, = pack.run("Restore", **inputs | {"images": wide, "mask": mask})
+    assert torch.allclose(filled[:, 20:, 20:], wide[:, 20:, 20:], atol=1e-6)
+    with pytest.raises(ValueError, match="nothing to undo"):
+        pack.run("Restore", **inputs | {"images": wide})
+
+
+def test_a_picture_takes_the_style_of_a_prompt_or_of_a_latent(pack, gan, draw, encode, seen):
+    conditioning, pictures, _ = seen
+    inputs = {"gan": gan, "images": pictures, "conditioning": conditioning, "strength": 1.0, "keep": 0.0, "steps": 0}
+    styled, latent = pack.run("Restyle", **inputs, style=encode("a red apple, noto style")[0])
+    other = pack.run("Restyle", **inputs, style_latent=draw(conditioning, seed=9, batch_size=1)[1])[0]
+    assert styled.shape == other.shape == pictures.shape and len(latent["z"]) == len(pictures)
+    assert (styled - pictures).abs().mean() > 0.01 and (other - pictures).abs().mean() > 0.01
+    with pytest.raises(ValueError, match="needs one style"):
+        pack.run("Restyle", **inputs)
 
 
 # --- training

@@ -40,10 +40,15 @@ def finite_difference_penalty(
     return ((judge(images + sigma * noise) - judge(images)) / sigma).square().mean()
 
 
-def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    """Mean over scales and pictures of |f - r|₁ / |r|₁: the perceptual distance of a picture to the drawing that its caption
+def feature_distances(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """Of each picture the mean over scales of |f - r|₁ / |r|₁ [B]: the perceptual distance to the drawing that its caption
     is paired with (feature matching, Salimans et al. 2016, arXiv 1606.03498; Wang et al. 2018, arXiv 1711.11585, eq. 4)."""
-    return torch.stack([((f - r).abs().mean((1, 2, 3)) / r.abs().mean((1, 2, 3))).mean() for f, r in zip(fake, real)]).mean()
+    return torch.stack([(f - r).abs().mean((1, 2, 3)) / r.abs().mean((1, 2, 3)) for f, r in zip(fake, real)]).mean(0)
+
+
+def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """The mean of `feature_distances`."""
+    return feature_distances(fake, real).mean()
 
 
 def out_of_range(images: Tensor) -> Tensor:

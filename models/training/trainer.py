@@ -359,8 +359,7 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         tensors |= {f"condition_norm.{k}": v for k, v in self.gan.condition_norm.state_dict().items()}
         for name, optimizer in self.optimizers.items():
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{name}.{index}.{k}": v for k, v in state.items()}
+            tensors |= optimizer_tensors(f"optimizer.{name}.", optimizer)
         counts = {"step": self.step_number, "images": self.images_seen, "calm": self.calm, "augment": self.augment}
         counts |= {f"norm.{name}": norm.value for name, norm in self.norms.items() if norm.value is not None}
         tensors |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
@@ -373,11 +372,7 @@ class Trainer:
         self.gan.condition_norm.load_state_dict(under("condition_norm.", tensors))
         self.ema = {name: value.to(self.device) for name, value in under("ema.", tensors).items()}
         for name, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in under(f"optimizer.{name}.", tensors).items():
-                index, _, field = key.partition(".")
-                state.setdefault(int(index), {})[field] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            load_optimizer(optimizer, under(f"optimizer.{name}.", tensors))
         counts = {k: v.item() for k, v in under("count.", tensors).items()}
         self.step_number, self.images_seen = int(counts.pop("step")), int(counts.pop("images"))
         self.calm, self.augment = counts.pop("calm", 1.0), counts.pop("augment", self.config.augment)
@@ -481,6 +476,21 @@ def check_run(run: Path, resume: bool) -> None:
 def read_state(run: Path) -> dict[str, Tensor]:
     """The tensors that `Trainer.load` takes, as the run last saved them."""
     return load_file(run / "state.safetensors")
+
+
+def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers of each parameter, by name."""
+    states = optimizer.state_dict()["state"]
+    return {f"{prefix}{index}.{field}": value for index, state in states.items() for field, value in state.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, with an empty prefix."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, field = key.partition(".")
+        state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

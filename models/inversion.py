@@ -1,0 +1,141 @@
+"""Seeing a picture back into the model: the latent from which a GAN draws it, by its encoder and by optimisation from there."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .condition import Condition
+from .encoder import read_picture
+from .gan import GAN, Latent
+from .generator import Text
+from .pictures import from_network, on_white, to_network
+from .training.losses import feature_distances
+
+# Adam's step of each part: one of the sketch's entries moves a few pixels, one of a style all of them.
+RATES = {"z": 0.02, "style_shift": 0.01, "sketch_shift": 0.04}
+FEATURES = 0.25  # weight of the feature distance beside the mean pixel error
+LOUD = 2.0**10  # on the loss: Adam does not hear it, and gradients in fp16 do not vanish
+Progress = Callable[[int, int, Tensor | None], bool | None]  # (done, total, pictures so far [B,H,W,3]); True stops
+
+
+def check_encoder(gan: GAN) -> None:
+    """ValueError, saying what to do, where `gan` cannot see pictures."""
+    if gan.discriminator is None:
+        raise ValueError(f"The GAN {gan.card.name} was saved without its discriminator, through which it sees: load one with it.")
+
+
+def see(gan: GAN, images: Tensor, condition: Condition, known: Tensor | None = None) -> tuple[Latent, Text]:
+    """The latent that the encoder finds for images [N,3,R,R] in -1..1, in one pass, and the text of `condition` [N] on the
+    pictures' own backgrounds; both on the GAN's device. known [N,1,R,R] is 0 where a picture is lost.
+
+    From a GAN without an encoder, the latent that the prompt gives with z = 0.
+    """
+    known = torch.ones_like(images[:, :1]) if known is None else known
+    images = images * known
+    text = gan.read(condition.to(gan.device))
+    if gan.encoder is not None:
+        images, known = images.to(gan.dtype), known.to(gan.dtype)
+        z, styles, sketch, text = read_picture(
+            gan.encoder.picture, gan.generator, gan.discriminator.projected.look, images, known, text
+        )
+    else:
+        config, things = gan.generator.config, text.vector.shape[1]
+        z = torch.zeros(len(images), config.z_dim, device=gan.device)
+        styles = z.new_zeros(len(z), things, gan.generator.num_styles, config.w_dim + config.text_dim)
+        sketch = None
+        if config.concepts:
+            side = config.sketch_resolution
+            sketch = z.new_zeros(len(z), things, config.sketch_channels + config.look_channels, side, side)
+    background = text.layout.background.float() if gan.generator.config.things else None
+    return Latent(z.float(), None, None, styles.float(), None if sketch is None else sketch.float(), background), text
+
+
+def draw(gan: GAN, latent: Latent, text: Text) -> Tensor:
+    """Pictures [N,3,R,R] in about -1..1 of a latent on the GAN's device, on the background of `text`."""
+    code = gan.generator.code(latent.z, text).shifted(latent.style_shift, latent.sketch_shift)
+    return gan.generator.synthesize(code, text)
+
+
+def invert(
+    gan: GAN,
+    images: Tensor,
+    condition: Condition,
+    mask: Tensor | None = None,
+    steps: int = 0,
+    progress: Progress | None = None,
+) -> Latent:
+    """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, given condition [N] or [1].
+
+    The encoder finds it in one pass; `steps` of optimisation bring it nearer (minimising pixel and feature distance over z,
+    style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] is 1 where the
+    picture is not to be looked at. Of every picture the best that was seen is kept. `progress` may return True to stop there.
+    Raises ValueError where the GAN was saved without its discriminator, or condition and images do not fit.
+    """
+    check_encoder(gan)
+    condition = for_images(gan, condition, len(images))
+    target = to_network(on_white(images), gan.resolution).to(gan.device)
+    known = torch.ones_like(target[:, :1])
+    if mask is not None:
+        known = (to_network(mask[..., None].float().expand(-1, -1, -1, 3), gan.resolution)[:, :1] < 0).to(target)
+    with torch.no_grad():
+        latent, text = see(gan, target, condition, known)
+    if steps:
+        latent = approach(gan, latent, text, target, known, steps, progress)
+    return Latent.from_dict(latent.to_dict())
+
+
+def for_images(gan: GAN, condition: Condition, count: int) -> Condition:
+    """The condition of each of `count` pictures; ValueError where neither one is for all of them nor each has one."""
+    gan.check(condition)
+    if len(condition) not in (1, count):
+        raise ValueError(f"{count} pictures and {len(condition)} prompts: give one prompt, or one for each picture.")
+    return condition if len(condition) == count else condition.repeat(count)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def approach(
+    gan: GAN, latent: Latent, text: Text, target: Tensor, known: Tensor, steps: int, progress: Progress | None = None
+) -> Latent:
+    """`latent` brought nearer to target [N,3,R,R] where it is known [N,1,R,R], by `steps` of Adam; the best of each picture."""
+    # What inference mode made can take no part in a gradient: copies can.
+    text, target, known = _copied(text), target.clone(), known.clone()
+    look = gan.discriminator.projected.look
+    parts = {name: getattr(latent, name).clone().requires_grad_() for name in RATES if getattr(latent, name) is not None}
+    optimizer = torch.optim.Adam([{"params": [part], "lr": RATES[name]} for name, part in parts.items()], betas=(0.9, 0.99))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    least = torch.full((len(target),), torch.inf, device=target.device)
+    best = {name: part.detach().clone() for name, part in parts.items()}
+    for step in range(steps + 1):  # the last only judges
+        drawn = draw(gan, replace(latent, **parts), text)
+        # What is not known is as drawn: no feature can tell it from the target.
+        wanted = torch.lerp(drawn.detach(), target, known)
+        pixels = ((drawn - target).abs() * known).mean((1, 2, 3)) / known.mean((1, 2, 3)).clamp(min=1e-3)
+        with torch.no_grad():
+            real = look(wanted.to(gan.dtype))
+        fake = look(drawn.to(gan.dtype))
+        losses = pixels + FEATURES * feature_distances(fake, real).float()
+        better = losses.detach() < least
+        least = torch.where(better, losses.detach(), least)
+        for name, part in parts.items():
+            best[name][better] = part.detach()[better]
+        if progress is not None:
+            shown = from_network(drawn.detach()).cpu() if step % 10 == 0 or step == steps else None
+            if progress(step, steps, shown):
+                break
+        if step == steps:
+            break
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate * (1 - 0.9 * step / steps)
+        optimizer.zero_grad(set_to_none=True)
+        (LOUD * losses.sum()).backward()
+        optimizer.step()
+    return replace(latent, **best)
+
+
+def _copied(value):
+    if isinstance(value, Tensor):
+        return value.clone()
+    return type(value)(*map(_copied, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,235 @@
+"""Mending pictures and giving them another style: the applications of a GAN that sees."""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .condition import Condition
+from .damage import KINDS, blur, enlarged
+from .gan import GAN, Latent
+from .inversion import Progress, approach, check_encoder, draw, for_images, see
+from .pictures import from_network, on_white, to_network
+
+CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
+SEAM = 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
+LARGEST = 2048  # pixels, of a side of what is restored
+
+
+def restore(
+    gan: GAN,
+    images: Tensor,
+    condition: Condition,
+    undo: Collection[str] = (),
+    mask: Tensor | None = None,
+    zoom: float = 1.0,
+    steps: int = 0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """images [N,H,W,3] or [N,H,W,4] in 0..1 of any size, mended -> [N,zoom·H,zoom·W,3] in 0..1, fp32 on the CPU.
+
+    undo names what spoils them, of `damage.KINDS`: noise ("denoise"), blur ("deblur"), a small size ("enlarge", implied by a
+    zoom above 1), missing colour ("colourise"), traces of JPEG ("unjpeg"). mask [N,H,W] or [1,H,W], any size, is 1 where they
+    are lost ("inpaint", implied): where nothing else is undone, all other pixels stay exactly as they are. The GAN sees the
+    picture back into itself, guided by condition [N] or [1], with `steps` of optimisation on top, and the encoder's refiner
+    mends the picture with what was drawn beside it; a GAN without an encoder fills holes by optimisation and mends nothing else.
+    Raises ValueError, in one sentence, where that cannot be done, before any work.
+    """
+    check_encoder(gan)
+    kinds = _check(gan, images, undo, mask, zoom, steps)
+    condition = for_images(gan, condition, len(images))
+    images = on_white(images).float().cpu()
+    height, width = (round(side * zoom) for side in images.shape[1:3])
+    x = enlarged(images.permute(0, 3, 1, 2) * 2 - 1, (height, width)) if zoom != 1 else images.permute(0, 3, 1, 2) * 2 - 1
+    lost = torch.zeros(len(x), 1, height, width)
+    if mask is not None:
+        lost = (F.interpolate(mask[:, None].float().cpu(), (height, width)) > 0.5).float().expand(len(x), -1, -1, -1)
+    only_holes = kinds <= {"inpaint"}
+    results = []
+    for row in range(len(x)):
+        picture, hole = x[row : row + 1], lost[row : row + 1]
+        report = progress and (lambda done, total, shown=None, row=row: progress(row * total + done, len(x) * total, shown))
+        own = kinds if hole.any() else kinds - {"inpaint"}
+        if only_holes and not hole.any():
+            results.append(picture)
+            continue
+        top, left, side = _around(hole[0, 0], int(CONTEXT * gan.resolution)) if only_holes else (0, 0, max(height, width))
+        square, seen, back = _square(picture, 1 - hole, top, left, side)
+        # Holes are filled at no more pixels than a GAN knows what to do with; what else is undone, at all that there are.
+        size = min(max(side, gan.resolution), int(CONTEXT * gan.resolution)) if only_holes else side
+        mended = _mend(gan, square, seen, condition[[row]], own, size, steps, report)
+        if mask is not None:
+            mended = _match_rim(mended, square, seen, kinds)
+        if only_holes:
+            mended = torch.lerp(mended, square, seen)
+        results.append(back(mended))
+        if report:
+            report(max(steps, 1), max(steps, 1))
+    return from_network(torch.cat(results))
+
+
+def _check(gan: GAN, images: Tensor, undo: Collection[str], mask: Tensor | None, zoom: float, steps: int) -> set[str]:
+    """All that is to be undone; ValueError where it cannot be."""
+    if unknown := sorted(set(undo) - set(KINDS)):
+        raise ValueError(f"There is no way to undo {unknown[0]!r}: there are {', '.join(KINDS)}.")
+    if not 1 <= zoom <= 8:
+        raise ValueError(f"A zoom of {zoom:g}: give from 1 to 8.")
+    if max(images.shape[1:3]) * zoom > LARGEST:
+        raise ValueError(
+            f"{images.shape[2]} x {images.shape[1]} pixels times {zoom:g} are more than {LARGEST} to a side: give smaller pictures."
+        )
+    if mask is not None and len(mask) not in (1, len(images)):
+        raise ValueError(f"{len(images)} pictures and {len(mask)} masks: give one mask, or one for each picture.")
+    kinds = set(undo) | ({"inpaint"} if mask is not None else set()) | ({"enlarge"} if zoom > 1 else set())
+    if "inpaint" in undo and mask is None:
+        raise ValueError("To inpaint, a mask must say what is lost.")
+    if not kinds:
+        raise ValueError(f"There is nothing to undo: give a mask, a zoom above 1, or some of {', '.join(KINDS[1:])}.")
+    if gan.encoder is None and kinds - {"inpaint"}:
+        raise ValueError(f"The GAN {gan.card.name} has no encoder, so it can only fill holes: llm-gan train-encoder makes one.")
+    if gan.encoder is None and not steps:
+        raise ValueError(f"The GAN {gan.card.name} has no encoder, so it fills holes by optimisation: give steps, 100 or more.")
+    return kinds
+
+
+def _around(hole: Tensor, least: int) -> tuple[int, int, int]:
+    """The square around hole [H,W], with CONTEXT and of `least` pixels, as far as the picture reaches: top, left and side."""
+    rows, columns = hole.any(1).nonzero()[:, 0].tolist(), hole.any(0).nonzero()[:, 0].tolist()
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    side = min(max(math.ceil(CONTEXT * max(bottom - top, right - left)), least), max(hole.shape))
+    start = [(low + high - side) // 2 for low, high in ((top, bottom), (left, right))]
+    start = [min(max(at, 0), max(size - side, 0)) for at, size in zip(start, hole.shape)]
+    return start[0], start[1], side
+
+
+def _square(
+    picture: Tensor, known: Tensor, top: int, left: int, side: int
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """picture [1,3,H,W] and known [1,1,H,W], of which a square is cut, what it lacks of one being filled with the border; and a
+    function that puts such a square back."""
+    height, width = picture.shape[2:]
+    rows, columns = slice(top, min(top + side, height)), slice(left, min(left + side, width))
+    tall, wide = rows.stop - rows.start, columns.stop - columns.start
+    above, before = (side - tall) // 2, (side - wide) // 2
+    around = (before, side - wide - before, above, side - tall - above)
+    square, seen = (F.pad(part[:, :, rows, columns], around, mode="replicate") for part in (picture, known))
+
+    def back(mended: Tensor) -> Tensor:
+        result = picture.clone()
+        result[:, :, rows, columns] = mended[:, :, above : above + tall, before : before + wide]
+        return result
+
+    return square, seen, back
+
+
+def _mend(
+    gan: GAN, square: Tensor, known: Tensor, condition: Condition, kinds: set[str], size: int, steps: int, progress
+) -> Tensor:
+    """square [1,3,S,S], known [1,1,S,S], mended at `size` pixels and brought back to S."""
+    side = square.shape[2]
+    small, seen = (part.to(gan.device) for part in _resized(square, known, gan.resolution))
+    with torch.no_grad():
+        latent, text = see(gan, small, condition, seen)
+    if steps:
+        latent = approach(gan, latent, text, small, seen, steps, progress)
+    with torch.no_grad():
+        drawn = draw(gan, latent, text).clamp(-1, 1)
+        if gan.encoder is None:
+            return enlarged(drawn.float().cpu(), (side, side))
+        base, held = (part.to(gan.device) for part in _resized(square, known, size))
+        drawn = enlarged(drawn.float(), (size, size))
+        refiner = gan.encoder.refiner
+        pad = -size % refiner.step
+        flags = torch.tensor([[float(kind in kinds) for kind in KINDS]], device=gan.device)
+        base, drawn, held = (
+            F.pad(part.float(), (0, pad, 0, pad), mode="replicate").to(gan.dtype) for part in (base, drawn, held)
+        )
+        mended = refiner(torch.where(held > 0, base, drawn), drawn, held, flags.to(gan.dtype)).float()
+        mended = mended[:, :, :size, :size].clamp(-1, 1).cpu()
+    return mended if size == side else enlarged(mended, (side, side))
+
+
+def _resized(square: Tensor, known: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """square [1,3,S,S] and where it is known at `size` pixels; what is lost is left out of every mean."""
+    if square.shape[2] == size:
+        return square * known, known
+    share, x = (
+        F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False) for part in (known, square * known)
+    )
+    seen = (share > 0.5).to(x)
+    return x / share.clamp(min=1e-3) * seen, seen
+
+
+def _match_rim(mended: Tensor, square: Tensor, known: Tensor, kinds: set[str]) -> Tensor:
+    """mended with what it differs by from the picture around the hole added inside it, fading with the distance: no seam.
+
+    Only where the known pixels are the truth: what else is undone changes them.
+    """
+    if kinds - {"inpaint"}:
+        return mended
+    for pixels in (max(SEAM * square.shape[2], 1.0), 1.0):  # the second for what the first, broad, leaves along the very rim
+        sigma = torch.tensor([pixels])
+        difference = blur((square - mended) * known, sigma) / blur(known, sigma).clamp(min=0.25)
+        mended = mended + difference * (1 - known)
+    return mended.clamp(-1, 1)
+
+
+def restyle(
+    gan: GAN,
+    images: Tensor,
+    condition: Condition,
+    style: Condition | Latent,
+    strength: float = 1.0,
+    keep: float = 0.5,
+    steps: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Latent]:
+    """images [N,H,W,3] or [N,H,W,4] in 0..1, drawn anew in another style -> [N,R,R,3] in 0..1, fp32 on the CPU, and the latent.
+
+    condition [N] or [1] says what they show. style is the condition [N] or [1] of a prompt that names the style too ("a dog,
+    noto style"), or the latent [1] or [N] of pictures in that style, whose look and finer styles are taken. strength goes from
+    the own style (0) to the other (1); keep says how much of what the picture has beyond its prompt stays, from nothing but
+    the prompt drawn anew (0) to all of its shapes and colours (1).
+    Raises ValueError, in one sentence, before any work.
+    """
+    check_encoder(gan)
+    for name, value in (("strength", strength), ("keep", keep)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"A {name} of {value:g}: give from 0 to 1.")
+    if gan.encoder is None and not steps:
+        raise ValueError(f"The GAN {gan.card.name} has no encoder, so it sees pictures by optimisation: give steps, 100 or more.")
+    count = len(images)
+    condition = for_images(gan, condition, count)
+    if isinstance(style, Latent):
+        gan.check_latent(style)
+        if len(style) not in (1, count):
+            raise ValueError(f"{count} pictures and the styles of {len(style)}: give one style, or one for each picture.")
+        style = style if len(style) == count else style[[0] * count]
+    else:
+        style = for_images(gan, style, count)
+    target = to_network(on_white(images), gan.resolution).to(gan.device)
+    known = torch.ones_like(target[:, :1])
+    with torch.no_grad():
+        own, text = see(gan, target, condition, known)
+    if steps:
+        own = approach(gan, own, text, target, known, steps, progress)
+    own = Latent.from_dict(own.to_dict())
+    kept = 1 - strength * (1 - keep)
+    shifted = replace(
+        own,
+        style_shift=own.style_shift * (1 - strength),
+        sketch_shift=None if own.sketch_shift is None else own.sketch_shift * kept,
+    )
+    if isinstance(style, Latent):
+        shifted = replace(shifted, z=torch.lerp(own.z, style.z, strength))
+        if style.style_shift is not None:
+            other = style.style_shift.mean(1, keepdim=True) * strength
+            other[:, :, : other.shape[2] // 2] = 0  # the coarse half says what is drawn
+            shifted = replace(shifted, style_shift=shifted.style_shift + other)
+    else:
+        condition = style if strength else condition
+    picture, drawn = gan.generate(condition, shifted)
+    return picture, drawn

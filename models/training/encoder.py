@@ -1,0 +1,237 @@
+"""Training the encoder of a GAN that has learnt to draw: what `llm-gan train-encoder` runs.
+
+The generator stays as it is. Pictures of the training set are damaged, or not; the encoder finds them in the generator, and
+the refiner restores them; both are brought nearer to the picture as it was, in pixels and in the frozen features.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoint import load_gan, save_encoder
+from ..damage import KINDS, damage
+from ..data.folder import read_folder, read_pictures
+from ..data.scenes import compose
+from ..encoder import Encoder, EncoderConfig, read_picture, shifted_code
+from ..gan import GAN
+from ..language.model import LanguageModel
+from ..pictures import contact_sheet, from_network
+from ..tensors import save_tensors
+from .dataset import Dataset, build_dataset
+from .log import RunLog
+from .losses import feature_distance
+from .trainer import check_run, load_optimizer, optimizer_tensors, read_state, under
+
+log = logging.getLogger(__name__)
+ALONE = 0.6  # share of the pictures with one kind of damage,
+WHOLE = 0.15  # and without any; the others have several
+FEATURES = 0.25  # weight of the feature distance beside the mean pixel error: of one size at the end of a training
+
+
+@dataclass(frozen=True)
+class EncoderTraining:
+    images: int = 60_000
+    batch_size: int = 8
+    lr: float = 1e-3
+    warmup: int = 200  # steps
+    decay: float = 0.3  # last part of the run over which the learning rate falls to a twentieth
+    scenes: int = 2_000  # sentences over several pictures, where the generator draws scenes
+    seed: int = 0
+
+
+class EncoderTrainer:
+    """Everything a step changes. `state`/`load` carry it all."""
+
+    def __init__(self, gan: GAN, dataset: Dataset, config: EncoderTraining, device: torch.device | str = "cpu"):
+        self.gan, self.dataset, self.config, self.device = gan.to(device).requires_grad_(False).eval(), dataset, config, device
+        self.encoder = gan.encoder.to(device, memory_format=torch.channels_last).requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.encoder.parameters(), config.lr, (0.9, 0.99), weight_decay=1e-4, fused=True)
+        self.step_number = self.images_seen = 0
+
+    def step(self) -> dict[str, float]:
+        """One update; its figures. Depends on the state and the step's number only."""
+        config, look = self.config, self.gan.discriminator.projected.look
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step_number)
+        batch = self.dataset.draw(config.batch_size, random)
+        kinds = draw_kinds(config.batch_size, random)
+        damaged, known = (x.to(self.device) for x in damage(batch.images, kinds, random))
+        batch, kinds = batch.to(self.device), kinds.to(self.device, torch.float32)
+        self._schedule()
+
+        with torch.no_grad():
+            text = self.gan.generator.read(batch.tokens, batch.pooled, batch.mask, batch.layout)
+            real = look(batch.images)
+        drawn = self._draw(damaged, known, text)
+        base = torch.where(known > 0, damaged, drawn.detach().clamp(-1, 1))
+        restored = self.encoder.refiner(base, drawn.detach().clamp(-1, 1), known, kinds)
+        both = look(torch.cat([drawn, restored]))
+        found = [f[: len(drawn)] for f in both]
+        mended = [f[len(drawn) :] for f in both]
+        figures = {
+            "found": feature_distance(found, real),
+            "found_pixel": (drawn - batch.images).abs().mean(),
+            "restored": feature_distance(mended, real),
+            "restored_pixel": (restored - batch.images).abs().mean(),
+        }
+        loss = FEATURES * (figures["found"] + figures["restored"]) + figures["found_pixel"] + figures["restored_pixel"]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        self.optimizer.step()
+        self.step_number += 1
+        self.images_seen += config.batch_size
+        return {name: value.item() for name, value in figures.items()}
+
+    def _draw(self, images: Tensor, known: Tensor, text) -> Tensor:
+        generator = self.gan.generator
+        z, styles, sketch, text = read_picture(
+            self.encoder.picture, generator, self.gan.discriminator.projected.look, images, known, text
+        )
+        return generator.synthesize(shifted_code(generator, z, styles, sketch, text), text)
+
+    def _schedule(self) -> None:
+        config = self.config
+        left = (1 - self.images_seen / config.images) / config.decay
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * min(1.0, (self.step_number + 1) / config.warmup) * max(min(1.0, left), 0.05)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name."""
+        tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
+        tensors |= optimizer_tensors("optimizer.", self.optimizer)
+        tensors["count.step"], tensors["count.images"] = torch.tensor(self.step_number), torch.tensor(self.images_seen)
+        return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.encoder.load_state_dict(under("encoder.", tensors))
+        load_optimizer(self.optimizer, under("optimizer.", tensors))
+        self.step_number, self.images_seen = int(tensors["count.step"]), int(tensors["count.images"])
+
+
+def draw_kinds(batch: int, generator: torch.Generator) -> Tensor:
+    """Which damage each picture has, bool [B,6]: one kind mostly, at times none or several."""
+    how, which = torch.rand(batch, generator=generator), torch.randint(0, len(KINDS), (batch,), generator=generator)
+    several = torch.rand(batch, len(KINDS), generator=generator) < 0.4
+    one = F.one_hot(which, len(KINDS)).bool()
+    kinds = torch.where((how < WHOLE + ALONE)[:, None], one, several)
+    return kinds & (how >= WHOLE)[:, None]
+
+
+def train_encoder(
+    gan: GAN,
+    dataset: Dataset,
+    config: EncoderTraining,
+    run: Path,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    save_every: float = 240.0,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Encoder:
+    """Train `gan.encoder` on `dataset` until `config.images` have been shown, or `progress` raises; returns it.
+
+    `run` receives `log.csv` and its `curves.png`, `samples-*.png` and `state.safetensors`, every `save_every` seconds and at
+    the end, whatever ends it; `resume` goes on from there, bit for bit as if it had not stopped.
+    """
+    check_run(run, resume)
+    run.mkdir(parents=True, exist_ok=True)
+    trainer = EncoderTrainer(gan, dataset, config, device)
+    if resume:
+        trainer.load(read_state(run))
+    (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    figures_log = RunLog(run, trainer.images_seen)
+    saved = since = time.monotonic()
+    window: list[dict[str, float]] = []
+    whole = True  # False within a step, whose state could not be gone on from exactly
+    try:
+        while trainer.images_seen < config.images:
+            whole = False
+            window.append(trainer.step())
+            whole = True
+            if progress is not None:
+                progress(trainer.images_seen, config.images, window[-1])
+            if trainer.step_number % 50 == 0:
+                means = {key: sum(row[key] for row in window) / len(window) for key in window[0]}
+                speed = len(window) * config.batch_size / (time.monotonic() - since)
+                figures_log.add(trainer.images_seen, {"images_per_s": speed, **means})
+                window, since = [], time.monotonic()
+            if time.monotonic() - saved > save_every:
+                _save(trainer, run)
+                figures_log.plot()
+                saved = time.monotonic()
+    finally:
+        if whole:
+            _save(trainer, run)
+            figures_log.plot()
+    return trainer.encoder.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def _save(trainer: EncoderTrainer, run: Path) -> None:
+    """The state, and a sheet of each kind of damage: the picture, as damaged, as drawn, as restored."""
+    random, gan = torch.Generator().manual_seed(0), trainer.gan
+    batch = trainer.dataset.draw(2 * len(KINDS), random)
+    kinds = torch.eye(len(KINDS), dtype=torch.bool).repeat(2, 1)
+    damaged, known = (x.to(trainer.device) for x in damage(batch.images, kinds, random))
+    own = batch.to(trainer.device)
+    text = gan.generator.read(own.tokens, own.pooled, own.mask, own.layout)
+    drawn = trainer._draw(damaged, known, text).clamp(-1, 1)
+    restored = gan.encoder.refiner(torch.where(known > 0, damaged, drawn), drawn, known, kinds.to(known))
+    rows = torch.stack([own.images, damaged, drawn, restored], 1).flatten(0, 1)
+    contact_sheet(from_network(rows), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
+    save_tensors(trainer.state(), run / "state.safetensors")
+    log.info("saved %s at %d images", run, trainer.images_seen)
+
+
+def train_encoder_folder(
+    checkpoint: Path,
+    data: Path,
+    run: Path,
+    *,
+    images: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    llm: str | None = None,
+    device: torch.device | str = "cpu",
+    save_every: float = 240.0,
+    progress: Callable[..., None] | None = None,
+) -> Path:
+    """Train an encoder for the GAN in `checkpoint` on the captioned pictures of `data`, and write it beside the checkpoint.
+
+    Where `progress` raises, the encoder is written as it was then. An encoder that is there already is replaced.
+    Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
+    """
+    check_run(run, resume)
+    gan = load_gan(checkpoint)
+    if gan.discriminator is None:
+        raise ValueError(f"{checkpoint.name} was saved without its discriminator, through which an encoder looks: take one with it.")
+    examples, skipped = read_folder(data)
+    examples = [example for example in examples if example.split == "train"]
+    if not examples:
+        raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
+    settings = json.loads((run / "config.json").read_text()) if resume else {}
+    settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
+    config = EncoderTraining(**settings)
+    model = LanguageModel.load(llm or gan.recipe.model, device=device)
+    if difference := model.recipe().difference(gan.recipe):
+        raise ValueError(difference)
+    pictures = read_pictures(examples, gan.resolution, run / "cache", progress)
+    if skipped := skipped + pictures.skipped:
+        log.warning("%d files were skipped", len(skipped))
+    scenes = compose(pictures.examples, config.scenes) if gan.generator.config.things else []
+    dataset = build_dataset(pictures, gan.generator.config, model, gan.condition_norm, run / "cache", scenes, False, progress)
+    del model
+    torch.manual_seed(config.seed)
+    gan.encoder = Encoder(EncoderConfig(), gan.generator.config)
+    try:
+        train_encoder(gan, dataset, config, run, resume, device, save_every, progress)
+    finally:
+        path = save_encoder(gan, checkpoint)
+    return path

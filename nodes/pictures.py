@@ -1,0 +1,183 @@
+"""The nodes that see pictures: find their latent, mend them, give them another style."""
+
+from comfy_api.latest import io
+
+from ..models.gan import Latent
+from ..models.inversion import for_images, invert
+from ..models.restoration import restore, restyle
+from . import comfyui
+from .conditioning import from_conditioning
+from .gan import draw, drawing_bytes
+from .schema import CATEGORY, GAN, LATENT, declare
+
+_UNDO = {  # of each kind of damage, what a switch says that undoes it; holes come with a mask, a small size with a zoom
+    "denoise": "Remove noise and grain.",
+    "deblur": "Sharpen what is out of focus.",
+    "colourise": "Give colours to a picture in black and white.",
+    "unjpeg": "Remove the blocks and rings of strong JPEG compression.",
+}
+
+
+def _steps(default: int, tooltip: str) -> io.Int.Input:
+    return io.Int.Input("steps", default=default, min=0, max=2000, tooltip=tooltip)
+
+
+class ImageToLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_ImageToLatent",
+            display_name="Image to GAN Latent",
+            category=CATEGORY,
+            description=(
+                "Finds the latent from which the GAN draws a picture like this one, to vary, mix or walk from: its encoder sees"
+                " it in one pass, and steps of optimisation bring it nearer. Cancel keeps the best so far."
+            ),
+            search_aliases=["inversion", "encode image", "projector", "invert gan"],
+            inputs=[
+                GAN.Input("gan", tooltip="From Load Conditional GAN; it must have been saved with its discriminator."),
+                io.Image.Input("images", tooltip="Pictures of any size; they are scaled to the GAN's square, on white."),
+                io.Conditioning.Input("conditioning", tooltip="What they show: one prompt for all, or one for each."),
+                _steps(
+                    100,
+                    "Of optimisation, from what the encoder saw: 0 takes that as it is, 100 is near, 300 nearer. A GAN without"
+                    " an encoder needs some.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Where not to look, of any size: one for all pictures, or one for each."
+                ),
+            ],
+            outputs=[
+                LATENT.Output(
+                    "latent", display_name="latent", tooltip="To draw from, with the same prompt or another, at truncation 1."
+                ),
+                io.Image.Output("drawn", display_name="IMAGE", tooltip="What the GAN draws from it."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, gan, images, conditioning, steps, mask=None) -> io.NodeOutput:
+        condition = for_images(gan.network, from_conditioning(conditioning), len(images))
+        latent = gan.run(
+            lambda _, __: invert(gan.network, images, condition, mask, steps, comfyui.until_cancelled()),
+            len(images),
+            _seeing_bytes(gan),
+        )
+        pictures, drawn = draw(gan, condition, latent, 1.0)
+        return io.NodeOutput(drawn.to_dict(), comfyui.image(pictures))
+
+
+class Restore(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_Restore",
+            display_name="Restore with GAN",
+            category=CATEGORY,
+            description=(
+                "Mends pictures: fills what a mask covers, removes noise, blur and JPEG traces, enlarges, gives colours. The"
+                " prompt says what they show. Where only a mask is given, every other pixel stays exactly as it is."
+            ),
+            search_aliases=["inpaint", "outpaint", "denoise", "deblur", "upscale", "super resolution", "colorize", "repair"],
+            inputs=[
+                GAN.Input("gan", tooltip="From Load Conditional GAN, with an encoder, as the bundled one has."),
+                io.Image.Input("images", tooltip="Pictures of any size."),
+                io.Conditioning.Input("conditioning", tooltip="What they show: one prompt for all, or one for each."),
+                *(io.Boolean.Input(kind, default=False, tooltip=tooltip) for kind, tooltip in _UNDO.items()),
+                io.Float.Input(
+                    "zoom", default=1.0, min=1.0, max=8.0, step=0.5, tooltip="Times larger, with the detail that is missing."
+                ),
+                _steps(0, "Of optimisation, to guess what is lost from what is not; 100 for large holes. 0 is one pass."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=(
+                        "What is lost, of any size: one for all pictures, or one for each. To outpaint, pad the picture first"
+                        " with Pad Image for Outpainting, which makes the mask. An empty mask leaves a picture as it is."
+                    ),
+                ),
+            ],
+            outputs=[io.Image.Output("restored", display_name="IMAGE", tooltip="The pictures, mended.")],
+        )
+
+    @classmethod
+    def execute(cls, gan, images, conditioning, zoom, steps, mask=None, **undo) -> io.NodeOutput:
+        condition, kinds = from_conditioning(conditioning), {kind for kind, wanted in undo.items() if wanted}
+        largest = images.shape[1] * images.shape[2] * zoom**2
+        restored = gan.run(
+            lambda _, progress: restore(gan.network, images, condition, kinds, mask, zoom, steps, progress),
+            len(images),
+            _seeing_bytes(gan) + int(800 * largest),
+        )
+        return io.NodeOutput(comfyui.image(restored))
+
+
+class Restyle(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_Restyle",
+            display_name="Restyle Image",
+            category=CATEGORY,
+            description=(
+                "Draws a picture anew in another style: that of a prompt which names it ('a dog, noto style'), or of a latent,"
+                " from a seed or another picture. Needs one of the two."
+            ),
+            search_aliases=["style transfer", "image to image", "img2img"],
+            inputs=[
+                GAN.Input("gan", tooltip="From Load Conditional GAN, with an encoder, as the bundled one has."),
+                io.Image.Input("images", tooltip="Pictures of any size; they are scaled to the GAN's square, on white."),
+                io.Conditioning.Input("conditioning", tooltip="What they show, without the style: one prompt, or one for each."),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip="From its own style (0) to the other (1)."
+                ),
+                io.Float.Input(
+                    "keep",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip=(
+                        "How much stays of what the picture has beyond its prompt: 0 draws the prompt anew in the style, 1 keeps"
+                        " all of its shapes and colours."
+                    ),
+                ),
+                _steps(0, "Of optimisation, to see the picture more exactly before it is restyled."),
+                io.Conditioning.Input("style", optional=True, tooltip="A prompt with the style: one for all, or one for each."),
+                LATENT.Input(
+                    "style_latent",
+                    optional=True,
+                    tooltip=(
+                        "Of a picture in the style: from the generator, or from Image to GAN Latent for a reference picture. One for"
+                        " all, or one for each."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Image.Output("restyled", display_name="IMAGE", tooltip="The pictures in the other style."),
+                LATENT.Output("drawn", display_name="latent", tooltip="What they were drawn from."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, gan, images, conditioning, strength, keep, steps, style=None, style_latent=None
+    ) -> io.NodeOutput:
+        if (style is None) == (style_latent is None):
+            raise ValueError("Restyle Image needs one style: connect a prompt that names it, or a latent, and not both.")
+        condition = from_conditioning(conditioning)
+        wanted = Latent.from_dict(style_latent) if style is None else from_conditioning(style)
+        pictures, drawn = gan.run(
+            lambda _, progress: restyle(gan.network, images, condition, wanted, strength, keep, steps, progress),
+            len(images),
+            _seeing_bytes(gan),
+        )
+        return io.NodeOutput(comfyui.image(pictures), drawn.to_dict())
+
+
+def _seeing_bytes(gan: comfyui.Managed) -> int:
+    """Of one picture: drawing it and looking at it, with what the gradient needs of both."""
+    return 4 * drawing_bytes(gan) + 1200 * gan.network.resolution**2
