@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 
@@ -51,3 +51,19 @@ def contact_sheet(images: Tensor, columns: int) -> Image.Image:
         top, left = i // columns * height, i % columns * width
         sheet[top : top + height, left : left + width] = picture
     return Image.fromarray(sheet)
+
+
+def labelled_sheet(images: Tensor, columns: list[str], rows: list[str]) -> Tensor:
+    """[rows·columns,H,W,3] in 0..1, row by row -> one picture [1,H',W',3], with a name over each column and before each row."""
+    height, width = images.shape[1:3]
+    size = max(11, height // 9)
+    font = ImageFont.load_default(size)
+    left = 2 * size + int(max(font.getlength(name) for name in rows))
+    sheet = Image.new("RGB", (left + len(columns) * width, 2 * size + len(rows) * height), "white")
+    sheet.paste(contact_sheet(images, len(columns)), (left, 2 * size))
+    pen = ImageDraw.Draw(sheet)
+    for i, name in enumerate(columns):
+        pen.text((left + (i + 0.5) * width, size), name, "black", font, anchor="mm")
+    for i, name in enumerate(rows):
+        pen.text((left // 2, 2 * size + (i + 0.5) * height), name, "black", font, anchor="mm")
+    return torch.from_numpy(np.array(sheet)).float().div(255)[None]

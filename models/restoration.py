@@ -12,6 +12,7 @@ from .condition import Condition
 from .damage import KINDS, blur, enlarged
 from .gan import GAN, Latent
 from .inversion import Progress, approach, check_encoder, draw, for_images, see
+from .latents import between
 from .pictures import from_network, on_white, to_network
 
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
@@ -230,6 +231,7 @@ def restyle(
             other[:, :, : other.shape[2] // 2] = 0  # the coarse half says what is drawn
             shifted = replace(shifted, style_shift=shifted.style_shift + other)
     else:
-        condition = style if strength else condition
+        both = Condition.cat([condition, style])
+        condition = between(both[:count], both[count:], torch.full((count,), strength))
     picture, drawn = gan.generate(condition, shifted)
     return picture, drawn

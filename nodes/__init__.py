@@ -1,7 +1,7 @@
 """ComfyUI's face of LLM-GAN: each node declares a schema and hands its work to `models`.
 
 `schema` is what nodes are declared with, `comfyui` all that is asked of ComfyUI, `conditioning` the way to and from its
-CONDITIONING; `language`, `gan`, `pictures` and `training` hold the nodes.
+CONDITIONING; `language`, `gan`, `pictures`, `latents` and `training` hold the nodes.
 """
 
 from comfy_api.latest import ComfyExtension, io
@@ -9,6 +9,18 @@ from comfy_api.latest import ComfyExtension, io
 from . import comfyui
 from .gan import DiscriminatorScore, Generate, LoadGAN, SaveGAN
 from .language import LoadLLM, PromptEncoder
+from .latents import (
+    Average,
+    Interpolate,
+    LoadLatent,
+    MixStyles,
+    Pick,
+    SaveLatent,
+    SeedExplorer,
+    Sliders,
+    TravelPrompts,
+    Vary,
+)
 from .pictures import ImageToLatent, Restore, Restyle
 from .training import Dataset, Train
 
@@ -26,6 +38,16 @@ class LLMGANExtension(ComfyExtension):
             ImageToLatent,
             Restore,
             Restyle,
+            MixStyles,
+            Interpolate,
+            TravelPrompts,
+            Average,
+            Pick,
+            Vary,
+            Sliders,
+            SeedExplorer,
+            SaveLatent,
+            LoadLatent,
             Dataset,
             Train,
         ]

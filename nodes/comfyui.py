@@ -151,11 +151,26 @@ def model_files(name: str, suffix: str) -> dict[str, Path]:
 
 def new_model_file(name: str, prefix: str, suffix: str) -> Path:
     """A path in the model folder that no file has yet: prefix_00001_suffix, and so on."""
-    home = os.path.abspath(folder_paths.get_folder_paths(name)[0])
+    return _new_file(os.path.abspath(folder_paths.get_folder_paths(name)[0]), prefix, suffix)
+
+
+def _new_file(home: str, prefix: str, suffix: str) -> Path:
+    os.makedirs(home, exist_ok=True)
     folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, home)
     while (path := Path(folder) / f"{stem}_{counter:05}_{suffix}").exists():
         counter += 1
     return path
+
+
+def new_output_file(folder: str, prefix: str, suffix: str) -> Path:
+    """A path in a folder of ComfyUI/output that no file has yet: prefix_00001_suffix, and so on."""
+    return _new_file(os.path.join(folder_paths.get_output_directory(), folder), prefix, suffix)
+
+
+def files_of_a_user(folder: str, suffix: str) -> dict[str, Path]:
+    """Name and path of every file that ends on `suffix` in a folder of ComfyUI/output, and in ComfyUI/input."""
+    homes = Path(folder_paths.get_output_directory(), folder), Path(folder_paths.get_input_directory())
+    return {path.name: path for home in homes if home.is_dir() for path in sorted(home.glob(f"*{suffix}")) if path.is_file()}
 
 
 def stamp(path: Path) -> tuple[int, ...]:

@@ -70,6 +70,55 @@ CONTRACT = {
         ),
         "IMAGE IMAGE, latent LLMGAN_LATENT",
     ),
+    "LLMGAN_MixStyles": (
+        "Mix GAN Styles",
+        "gan LLMGAN_GAN, content LLMGAN_LATENT, style LLMGAN_LATENT, layers COMBO, look BOOLEAN, strength FLOAT",
+        "latent LLMGAN_LATENT",
+    ),
+    "LLMGAN_Interpolate": (
+        "Interpolate GAN Latents",
+        "latent LLMGAN_LATENT, frames INT, method COMBO, easing COMBO, loop BOOLEAN, to LLMGAN_LATENT",
+        "latent LLMGAN_LATENT",
+    ),
+    "LLMGAN_TravelPrompts": (
+        "Travel Prompts",
+        "conditioning CONDITIONING, frames INT, easing COMBO, loop BOOLEAN",
+        "CONDITIONING CONDITIONING",
+    ),
+    "LLMGAN_Average": (
+        "Average GAN Latents",
+        "latent LLMGAN_LATENT, weight FLOAT, other LLMGAN_LATENT",
+        "latent LLMGAN_LATENT",
+    ),
+    "LLMGAN_Pick": (
+        "Pick from GAN Latents",
+        "latent LLMGAN_LATENT, places STRING, images IMAGE",
+        "latent LLMGAN_LATENT, IMAGE IMAGE",
+    ),
+    "LLMGAN_Vary": (
+        "Vary GAN Latent",
+        "latent LLMGAN_LATENT, count INT, strength FLOAT, seed INT",
+        "latent LLMGAN_LATENT",
+    ),
+    "LLMGAN_Sliders": (
+        "Latent Sliders",
+        (
+            "gan LLMGAN_GAN, conditioning CONDITIONING, latent LLMGAN_LATENT, method COMBO, layers COMBO, first INT,"
+            " slider_1 FLOAT, slider_2 FLOAT, slider_3 FLOAT, slider_4 FLOAT, slider_5 FLOAT"
+        ),
+        "latent LLMGAN_LATENT, sheet IMAGE",
+    ),
+    "LLMGAN_SeedExplorer": (
+        "Seed Explorer",
+        "gan LLMGAN_GAN, conditioning CONDITIONING, first_seed INT, seeds INT, truncations STRING",
+        "grid IMAGE, IMAGE IMAGE",
+    ),
+    "LLMGAN_SaveLatent": (
+        "Save GAN Latent",
+        "gan LLMGAN_GAN, latent LLMGAN_LATENT, filename_prefix STRING, note STRING",
+        "path STRING",
+    ),
+    "LLMGAN_LoadLatent": ("Load GAN Latent", "latent COMBO", "latent LLMGAN_LATENT, note STRING"),
     "LLMGAN_Dataset": ("Captioned Pictures", "folder STRING", "dataset LLMGAN_DATASET, IMAGE IMAGE, report STRING"),
     "LLMGAN_Train": (
         "Train Conditional GAN",
@@ -613,6 +662,66 @@ def test_cancel_stops_writing_within_one_token(pack, llm, encode, monkeypatch):
 # --- training
 
 
+# --- latents
+
+
+def test_latents_are_mixed_walked_averaged_picked_and_varied(pack, gan, draw, encode):
+    conditioning = encode("a red apple")
+    pictures, batch = draw(conditioning)
+    picked, one = pack.run("Pick", latent=batch, places="-1, 0", images=pictures)
+    assert torch.equal(picked["z"], batch["z"][[2, 0]]) and torch.equal(one, pictures[[2, 0]])
+    mixed, = pack.run("MixStyles", gan=gan, content=picked, style=picked, layers="all", look=True, strength=1.0)
+    assert torch.allclose(draw(conditioning, latent=mixed)[0], one, atol=1e-4)
+    walk, = pack.run("Interpolate", latent=picked, frames=5, method="slerp", easing="linear", loop=False, to=batch)
+    frames = draw(conditioning, latent=walk)[0]
+    assert len(frames) == 5 and torch.allclose(frames[0], one[0], atol=1e-4)
+    mean, = pack.run("Average", latent=batch, weight=0.0, other=picked)
+    varied, = pack.run("Vary", latent=mean, count=2, strength=0.2, seed=1)
+    assert len(draw(conditioning, latent=varied)[0]) == 2
+
+
+def test_prompts_are_travelled_in_one_drawing(pack, draw, encode):
+    stops = encode("a red apple\na yellow banana")
+    travelled, = pack.run("TravelPrompts", conditioning=stops, frames=4, easing="smooth", loop=False)
+    frames, ends = draw(travelled, batch_size=1)[0], draw(stops, batch_size=1)[0]
+    assert len(frames) == 4 and torch.allclose(frames[[0, 3]], ends, atol=1e-4)
+
+
+def test_sliders_move_and_show_what_they_would_do(pack, gan, draw, encode):
+    conditioning = encode("a red apple")
+    pictures, latent = draw(conditioning)
+    inputs = {"gan": gan, "conditioning": conditioning, "latent": latent, "method": "sefa", "layers": "all", "first": 1}
+    inputs |= {f"slider_{i}": 0.0 for i in range(1, 6)}
+    still, sheet = pack.run("Sliders", **inputs)
+    assert torch.allclose(draw(conditioning, latent=still)[0], pictures, atol=1e-4)
+    assert sheet.shape[0] == 1 and sheet.shape[1] > 5 * 128 and sheet.shape[2] > 5 * 128
+    moved, _ = pack.run("Sliders", **inputs | {"slider_1": 3.0})
+    assert (draw(conditioning, latent=moved)[0] - pictures).abs().mean() > 0.01
+
+
+def test_the_explorer_shows_what_the_generator_draws(pack, gan, draw, encode):
+    conditioning = encode("a red apple")
+    inputs = {"gan": gan, "conditioning": conditioning, "first_seed": 7, "seeds": 2, "truncations": "0.5, 1.0"}
+    grid, pictures = pack.run("SeedExplorer", **inputs)
+    assert len(grid) == 1 and len(pictures) == 4
+    assert torch.allclose(pictures[3:], draw(conditioning, seed=8, batch_size=1)[0], atol=1e-4)
+    with pytest.raises(ValueError, match="are no truncations"):
+        pack.run("SeedExplorer", **inputs | {"truncations": "half"})
+
+
+def test_a_saved_latent_is_loaded_and_draws_the_same(pack, gan, draw, encode):
+    conditioning = encode("a red apple")
+    pictures, latent = draw(conditioning)
+    path = Path(pack.run("SaveLatent", gan=gan, latent=latent, filename_prefix="apple", note="three apples")[0])
+    try:
+        loaded, note = pack.run("LoadLatent", latent=path.name)
+        assert torch.equal(draw(conditioning, latent=loaded)[0], pictures) and note.endswith("three apples")
+    finally:
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="There is no latent"):
+        pack.run("LoadLatent", latent=path.name)
+
+
 # --- pictures
 
 
@@ -621,7 +730,7 @@ def seen(pack, gan, draw, encode):
     """A drawing, its prompt, and the node that finds its latent."""
     if gan.network.encoder is None:
         pytest.skip("the bundled GAN has no encoder")
-    conditioning = encode("a red apple")[0]
+    conditioning = encode("a red apple")
     pictures = draw(conditioning)[0]
 
     def find(**inputs):
@@ -669,7 +778,7 @@ def test_a_picture_is_restored_at_any_size(pack, gan, seen):
 def test_a_picture_takes_the_style_of_a_prompt_or_of_a_latent(pack, gan, draw, encode, seen):
     conditioning, pictures, _ = seen
     inputs = {"gan": gan, "images": pictures, "conditioning": conditioning, "strength": 1.0, "keep": 0.0, "steps": 0}
-    styled, latent = pack.run("Restyle", **inputs, style=encode("a red apple, noto style")[0])
+    styled, latent = pack.run("Restyle", **inputs, style=encode("a red apple, noto style"))
     other = pack.run("Restyle", **inputs, style_latent=draw(conditioning, seed=9, batch_size=1)[1])[0]
     assert styled.shape == other.shape == pictures.shape and len(latent["z"]) == len(pictures)
     assert (styled - pictures).abs().mean() > 0.01 and (other - pictures).abs().mean() > 0.01

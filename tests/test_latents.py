@@ -1,0 +1,228 @@
+"""Designing with latents, on the bundled model: what changes, what stays, and by how much."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
+from llm_gan.models.gan import Latent
+from llm_gan.models.language.model import LanguageModel
+from llm_gan.models.latents import (
+    average,
+    directions,
+    indices,
+    interpolate,
+    join,
+    layers_of,
+    load_latent,
+    mix,
+    save_latent,
+    slide,
+    travel,
+    vary,
+)
+
+
+@pytest.fixture(scope="module")
+def gan():
+    return load_gan(DEFAULT_GAN)
+
+
+@pytest.fixture(scope="module")
+def conditions(gan):
+    return LanguageModel.load("gemma-3-270m").encode(["a red apple", "a yellow star", "a house with a very red roof"], gan.recipe)
+
+
+@pytest.fixture(scope="module")
+def apples(gan, conditions):
+    """Four drawings of one prompt, and their latents as drawn."""
+    return gan.generate(conditions[0].repeat(4), gan.sample_z(3, 4))
+
+
+def apart(one, other):
+    return (one - other).abs().mean().item()
+
+
+# ------------------------------------------------------------------------------------------------------- mixing
+
+
+def test_mixed_at_every_layer_and_look_it_is_the_other_drawing(gan, conditions, apples):
+    pictures, latent = apples
+    everything = layers_of(gan.generator, ["all"])
+    mixed = gan.generate(conditions[0], mix(gan.generator, latent[[0]], latent[[1]], everything))[0]
+    assert apart(mixed, pictures[[1]]) < 1e-4
+
+
+def test_strength_nothing_is_the_content(gan, conditions, apples):
+    pictures, latent = apples
+    mixed = mix(gan.generator, latent[[0]], latent[[1]], layers_of(gan.generator, ["all"]), strength=0)
+    assert apart(gan.generate(conditions[0], mixed)[0], pictures[[0]]) < 1e-5
+
+
+def test_fine_layers_change_less_than_all(gan, conditions, apples):
+    star, drawn = gan.generate(conditions[1], gan.sample_z(0, 1))
+    pictures, latent = apples
+    changes = []
+    for ranges in (["fine"], ["middle", "fine"], ["all"]):
+        mixed = mix(gan.generator, latent[[0]], drawn, layers_of(gan.generator, ranges), look=False)
+        changes.append(apart(gan.generate(conditions[0], mixed)[0], pictures[[0]]))
+    assert 0 < changes[0] < changes[1] < changes[2]
+
+
+def test_the_ranges_share_out_the_layers(gan):
+    parts = [layers_of(gan.generator, [name]) for name in ("coarse", "middle", "fine")]
+    assert sum(parts, []) == layers_of(gan.generator, ["all"]) == list(range(gan.generator.num_styles))
+    with pytest.raises(ValueError, match="no range 'huge'"):
+        layers_of(gan.generator, ["huge"])
+
+
+def test_what_was_not_drawn_cannot_be_mixed(gan, apples):
+    with pytest.raises(ValueError, match="draw both latents first"):
+        mix(gan.generator, Latent(gan.sample_z(0, 1)), apples[1][[0]], [0])
+    with pytest.raises(ValueError, match="4 latents and the styles of 2"):
+        mix(gan.generator, apples[1], apples[1][[0, 1]], [0])
+
+
+# ------------------------------------------------------------------------------------------------------ walking
+
+
+def test_a_walk_goes_through_its_stops_at_their_length(gan):
+    keys = Latent(gan.sample_z(1, 3))
+    walk = interpolate(keys, 9)
+    assert torch.allclose(walk.z[[0, 4, 8]], keys.z, atol=1e-5)
+    lengths = walk.z.norm(dim=1)
+    assert lengths.min() >= keys.z.norm(dim=1).min() - 1e-4 and lengths.max() <= keys.z.norm(dim=1).max() + 1e-4
+    straight = interpolate(keys, 9, spherical=False)
+    assert torch.allclose(straight.z[2], (keys.z[0] + keys.z[1]) / 2, atol=1e-5) and straight.z[2].norm() < lengths[2]
+
+
+def test_a_loop_has_no_end(gan):
+    keys = Latent(gan.sample_z(1, 3))
+    loop = interpolate(keys, 12, loop=True)
+    steps = torch.cat([loop.z, loop.z[:1]]).diff(dim=0).norm(dim=1)
+    assert torch.allclose(loop.z[[0, 4, 8]], keys.z, atol=1e-5) and steps.max() < 2 * steps.min()
+
+
+def test_smooth_slows_down_at_the_stops(gan):
+    steps = interpolate(Latent(gan.sample_z(1, 2)), 11, easing="smooth").z.diff(dim=0).norm(dim=1)
+    assert steps[0] < 0.5 * steps[5] and steps[9] < 0.5 * steps[5]
+
+
+def test_equal_stops_are_walked_without_moving(gan):
+    z = gan.sample_z(1, 1)
+    assert torch.allclose(interpolate(Latent(z.repeat(2, 1)), 5).z, z.expand(5, -1), atol=1e-5)
+
+
+def test_edits_are_walked_too():
+    plain = Latent(torch.ones(1, 4))
+    edited = Latent(torch.ones(1, 4), style_shift=torch.full((1, 2, 3, 5), 2.0))
+    walk = interpolate(join([plain, edited]), 3)
+    assert walk.style_shift.shape == (3, 2, 3, 5) and torch.allclose(walk.style_shift[1], torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((1, 5), "two stops"), ((2, 1), "from 2 to"), ((2, 5, True, "wild"), "no easing 'wild'")],
+)
+def test_walks_that_lead_nowhere_are_refused(gan, arguments, words):
+    stops, *others = arguments
+    with pytest.raises(ValueError, match=words):
+        interpolate(Latent(gan.sample_z(0, stops)), *others)
+
+
+def test_prompts_are_travelled_from_end_to_end(gan, conditions):
+    z = gan.sample_z(2, 1)
+    frames = gan.generate(travelled := travel(conditions, 9), z.expand(9, -1))[0]
+    stops = gan.generate(conditions, z.expand(3, -1))[0]
+    assert travelled.recipe == conditions.recipe
+    assert apart(frames[[0, 4, 8]], stops) < 1e-4
+    assert apart(frames[2], stops[0]) > 0.01 and apart(frames[2], stops[1]) > 0.01
+
+
+# ------------------------------------------------------------------------------------- averaging, picking, varying
+
+
+def test_an_average_lies_between_and_is_as_long(gan):
+    latents = Latent(gan.sample_z(4, 2))
+    mean = average(latents)
+    assert torch.allclose(mean.z.norm(), latents.z.norm(dim=1).mean(), rtol=1e-4)
+    assert torch.cosine_similarity(mean.z, latents.z).min() > 0.5
+    assert torch.allclose(average(latents, torch.tensor([1.0, 0.0])).z, latents.z[:1], atol=1e-5)
+    with pytest.raises(ValueError, match="as many weights"):
+        average(latents, torch.ones(3))
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("0", [0]), ("0, 3, 5-7", [0, 3, 5, 6, 7]), (" -1,1 - 2 ", [7, 1, 2])])
+def test_places_are_numbers_and_spans(text, wanted):
+    assert indices(text, 8) == wanted
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "Nothing is picked"), ("8", "no 8 in a batch of 8"), ("one", "'one' is no")])
+def test_places_that_are_not_there_are_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        indices(text, 8)
+
+
+def test_variations_go_further_the_stronger_they_are(gan):
+    latent = Latent(gan.sample_z(6, 2), style_shift=torch.ones(2, 1, 3, 5))
+    assert torch.equal(vary(latent, 3, 0, seed=1).z, latent.z.repeat_interleave(3, 0))
+    angles = [torch.cosine_similarity(vary(latent, 50, s, seed=1).z, latent.z.repeat_interleave(50, 0)).mean() for s in (0.2, 0.6, 1.0)]
+    assert angles[0] > 0.9 > angles[1] > 0.5 > angles[2]
+    varied = vary(latent, 200, 0.6, seed=1)
+    assert varied.style_shift.shape[0] == 400 and varied.z.std() == pytest.approx(latent.z.std().item(), abs=0.15)
+    assert torch.equal(vary(latent, 3, 0.5, seed=1).z, vary(latent, 3, 0.5, seed=1).z)
+
+
+# -------------------------------------------------------------------------------------------------- directions
+
+
+@pytest.mark.parametrize("method", ["sefa", "pca"])
+def test_directions_change_the_picture_and_strength_says_how_far(gan, conditions, apples, method):
+    pictures, latent = apples
+    layers = layers_of(gan.generator, ["all"])
+    found = directions(gan, method, layers, 4)
+    assert torch.equal(found, directions(gan, method, layers, 4))
+    assert torch.allclose(found @ found.t(), torch.diag((found @ found.t()).diagonal()), atol=1e-4)
+    moved = {
+        s: gan.generate(conditions[0], slide(latent[[0]], found, torch.tensor([s, 0, 0, 0]), layers, gan.generator.num_styles))[0]
+        for s in (0.0, 1.0, 4.0, -4.0)
+    }
+    assert apart(moved[0.0], pictures[[0]]) < 1e-5
+    assert 0 < apart(moved[1.0], moved[0.0]) < apart(moved[4.0], moved[0.0])
+    assert apart(moved[4.0], moved[-4.0]) > apart(moved[4.0], moved[0.0]) / 2
+
+
+def test_directions_that_are_not_there_are_refused(gan):
+    with pytest.raises(ValueError, match="no method 'luck'"):
+        directions(gan, "luck", [0], 1)
+    with pytest.raises(ValueError, match="finds from 1 to"):
+        directions(gan, "sefa", [0], 5000)
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def test_a_latent_is_saved_whole_and_never_over_another(gan, conditions, apples, tmp_path):
+    latent = replace(apples[1], background=torch.zeros(4, 3))
+    path = save_latent(latent, tmp_path / "apples.latent.safetensors", gan, "four apples")
+    loaded, metadata = load_latent(path)
+    assert metadata["note"] == "four apples" and metadata["gan"] == gan.card.name
+    assert all(torch.equal(value, loaded.to_dict()[name]) for name, value in latent.to_dict().items())
+    with pytest.raises(FileExistsError):
+        save_latent(latent, path, gan)
+
+
+def test_files_that_are_no_latents_are_refused(gan, apples, tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError):
+        load_latent(tmp_path / "none.latent.safetensors")
+    (tmp_path / "a.latent.safetensors").write_bytes(b"no")
+    save_file({"z": torch.zeros(1, 64)}, tmp_path / "b.latent.safetensors")
+    meta = {"llm_gan_latent": "1"}
+    save_file({"z": torch.zeros(1, 64), "code": torch.zeros(1)}, tmp_path / "c.latent.safetensors", meta)
+    save_file({"z": torch.full((1, 64), torch.inf)}, tmp_path / "d.latent.safetensors", meta)
+    save_file({"z": torch.zeros(2, 64), "looks": torch.zeros(1, 5)}, tmp_path / "e.latent.safetensors", meta)
+    for name, words in zip("abcde", ("is damaged", "is no latent", "is no latent", "not finite", "does not fit its z")):
+        with pytest.raises(ValueError, match=words):
+            load_latent(tmp_path / f"{name}.latent.safetensors")
