@@ -19,7 +19,7 @@ _RANGE_TOOLTIP = (
     " colours and edges."
 )
 _SLIDERS = 5
-_SHEET = (-4.0, -2.0, 0.0, 2.0, 4.0)  # strengths that a sheet of directions shows
+_SHEET = (-8.0, -4.0, 0.0, 4.0, 8.0)  # strengths that a sheet of directions shows
 
 
 def _layers(gan: comfyui.Managed, name: str) -> list[int]:
@@ -243,7 +243,7 @@ class Sliders(io.ComfyNode):
             "Latent Sliders",
             (
                 "Moves latents along the directions that change a picture most, found in the GAN's weights without training. The"
-                " sheet shows what each does to the first latent: a row for each slider, from -4 to 4."
+                " sheet shows what each does to the first latent: a row for each slider, from -8 to 8."
             ),
             ["sefa", "ganspace", "latent directions", "edit"],
             [
@@ -260,7 +260,7 @@ class Sliders(io.ComfyNode):
                 io.Int.Input("first", default=1, min=1, max=64, tooltip="The direction of the first slider, the strongest is 1."),
                 *(
                     io.Float.Input(
-                        f"slider_{i}", default=0.0, min=-10.0, max=10.0, step=0.1, tooltip=f"How far along direction first + {i - 1}."
+                        f"slider_{i}", default=0.0, min=-20.0, max=20.0, step=0.1, tooltip=f"How far along direction first + {i - 1}."
                     )
                     for i in range(1, _SLIDERS + 1)
                 ),

@@ -20,7 +20,7 @@ def thumbnail(pictures: list[Image.Image]) -> Image.Image:
     """The first 1, 4, 9, 16 ... pictures, as many as there are, in a square."""
     rows = isqrt(len(pictures))
     side = SIDE // rows
-    sheet = Image.new("RGB", (rows * side, rows * side))
+    sheet = Image.new("RGB", (rows * side, rows * side), "white")
     for i, picture in enumerate(pictures[: rows * rows]):
         sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (i % rows * side, i // rows * side))
     return sheet

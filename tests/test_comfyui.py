@@ -26,10 +26,14 @@ from llm_gan.models.language.model import LanguageModel
 
 NAMES = ["best_of_many", "expand_prompt", "prompt_list", "scenes", "text_to_image", "text_to_image_chinese"]
 EDITING: list[str] = []
+DESIGNING = {  # pictures and animations
+    "draft_then_refine": 1, "latent_walk": 1, "prompt_travel": 1, "sliders": 9, "style_mix_grid": 20, "vary_and_pick": 32
+}  # fmt: skip
 TRAINING = "train_on_my_folder"
-ALL = sorted([*NAMES, *EDITING, TRAINING])
+ALL = sorted([*NAMES, *EDITING, *DESIGNING, TRAINING])
 NODES = [
     "LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "ImageToLatent", "Restore", "Restyle",
+    "MixStyles", "Interpolate", "TravelPrompts", "Average", "Pick", "Vary", "Sliders", "SeedExplorer", "SaveLatent", "LoadLatent",
     "Dataset", "Train",
 ]  # fmt: skip
 PICTURES = {
@@ -222,6 +226,25 @@ def test_a_picture_is_changed(server, page, judge, name):
     assert before.shape == after.shape == wanted.shape and np.abs(after - before).mean() > 0.01
     if name != "restyle":
         assert np.abs(after - wanted).mean() < np.abs(before - wanted).mean()
+
+
+@pytest.mark.parametrize("name", DESIGNING)
+def test_a_design_is_drawn(server, page, name):
+    history = server.run(page.load(workflow(name)), page.client)
+    pictures = server.images(history)
+    assert len(pictures) == DESIGNING[name] and all(np.asarray(picture).std() > 10 for picture in pictures)
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures), "two pictures are the same"
+
+
+@pytest.mark.parametrize("name", ["latent_walk", "prompt_travel"])
+def test_an_animation_has_no_jump(server, page, name):
+    history = server.run(page.load(workflow(name)), page.client)
+    (entry,) = [entry for output in history["outputs"].values() for entry in output.get("images", [])]
+    animation = Image.open(BytesIO(server.get("view", **entry)))
+    frames = pixels([animation.seek(i) or animation.convert("RGB") for i in range(animation.n_frames)])
+    steps = np.abs(np.diff(np.concatenate([frames, frames[:1]]), axis=0)).mean((1, 2, 3))
+    assert len(frames) == 32 and frames.std(0).mean() > 0.01
+    assert steps.max() < np.abs(frames[0] - frames[16]).mean() * 2
 
 
 def test_the_best_are_kept(server, page, judge):
