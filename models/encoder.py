@@ -19,6 +19,8 @@ from .generator import Code, Generator, GeneratorConfig, Text, normalize_second_
 
 GRID = 16  # pixels of the map on which the encoder works
 UNSHUFFLE = 2  # the refiner works at half the resolution
+SMOOTHED = (3, 7)  # pixels of the squares over which the refiner is offered means
+TRUST = 3.0  # logit by which its pixels are the picture's own at first
 QUIET = 0.1  # gain of the last layers: an untrained encoder says nearly what the prompt says
 BORDER = 2  # pixels along the edge whose median is the background
 
@@ -88,7 +90,8 @@ class Refiner(nn.Module):
     """(base [B,3,H,W], drawn [B,3,H,W], known [B,1,H,W], kinds [B,6]) -> the restored picture [B,3,H,W].
 
     base is the damaged picture, in its holes what was drawn; kinds says which of `damage.KINDS` is to be undone. H and W are
-    multiples of `step`.
+    multiples of `step`. Every pixel is a mean of what there is to take it from (base, drawn, and base smoothed, in weights that
+    the network gives), and what the network adds to that.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -102,9 +105,11 @@ class Refiner(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:]))
         self.up = nn.ModuleList(nn.Sequential(Residual(width), Residual(width)) for width in widths[:-1])
         self.end = nn.Conv2d(widths[0], 3 * UNSHUFFLE**2, 3, padding=1)
-        nn.init.zeros_(self.end.bias)
-        with torch.no_grad():
-            self.end.weight.mul_(QUIET)
+        self.weigh = nn.Conv2d(widths[0], (2 + len(SMOOTHED)) * UNSHUFFLE**2, 3, padding=1)
+        for head in (self.end, self.weigh):
+            nn.init.zeros_(head.bias)
+            with torch.no_grad():
+                head.weight.mul_(QUIET)
 
     def forward(self, base: Tensor, drawn: Tensor, known: Tensor, kinds: Tensor) -> Tensor:
         x = self.begin(F.pixel_unshuffle(torch.cat([base, drawn, known], 1), UNSHUFFLE))
@@ -117,7 +122,11 @@ class Refiner(nn.Module):
                 x = self.shrink[i](x)
         for i in reversed(range(len(self.up))):
             x = self.up[i](F.pixel_shuffle(self.grow[i](x), 2) + skipped[i])
-        return base + F.pixel_shuffle(self.end(x), UNSHUFFLE)
+        sources = [base, drawn, *(F.avg_pool2d(base, n, 1, n // 2, count_include_pad=False) for n in SMOOTHED)]
+        own, *others = F.pixel_shuffle(self.weigh(x), UNSHUFFLE).split(1, 1)
+        weights = torch.cat([own + TRUST, *others], 1).softmax(1)
+        mean = sum(weights[:, i : i + 1] * source for i, source in enumerate(sources))
+        return mean + F.pixel_shuffle(self.end(x), UNSHUFFLE)
 
 
 class Encoder(nn.Module):
