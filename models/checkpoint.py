@@ -134,7 +134,10 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
             if list(shape) != list(expected[name].shape):
                 raise ValueError(f"{path.name}: {name} has shape {shape}, its config says {list(expected[name].shape)}.")
             kept = torch.float32 if name.startswith(RUN_IN_FULL) else dtype
-            tensors[name] = file.get_tensor(name).to(kept)
+            convolves = name.startswith("generator.") and name.endswith("weight") and len(shape) == 4
+            # As the activations are, or small convolutions would turn them round for every picture.
+            layout = torch.channels_last if convolves else torch.preserve_format
+            tensors[name] = file.get_tensor(name).to(kept, memory_format=layout)
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
     gan.load_state_dict(tensors, assign=True)
