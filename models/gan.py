@@ -155,6 +155,11 @@ class GAN(nn.Module):
     def device(self) -> torch.device:
         return self.generator.canvas.weight.device
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures a CPU draws at once and still holds in its cache."""
+        return max(CACHED // (self.generator.widest * self.dtype.itemsize), 1)
+
     def check(self, condition: Condition) -> None:
         """ValueError, saying what to change, if this GAN cannot read `condition`."""
         width = condition.tokens.shape[-1]
@@ -232,7 +237,7 @@ class GAN(nn.Module):
             return images.cpu(), code.styles[:, 0].float().cpu(), looks.float().cpu()
 
         if self.device.type == "cpu":
-            batch_size = min(batch_size, max(CACHED // (self.generator.widest * self.dtype.itemsize), 1))
+            batch_size = min(batch_size, self.at_once)
         images, styles, looks = in_parts(draw, len(latent), batch_size, progress)
         return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 

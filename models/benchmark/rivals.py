@@ -20,20 +20,28 @@ LAST_SIGMA = 14.6146
 
 
 class Rival(nn.Module):
-    """A way to pictures of `resolution` px. `prompt` gives what a prompt is read to, None where a rival reads none."""
+    """A way to pictures of `resolution` px."""
 
-    reads = False  # a prompt; else it draws from a latent
+    reads = False  # a prompt, and draws any resolution; else it draws the one that it was built for, from a latent
+
+    def __init__(self, resolution: int):
+        super().__init__()
+        self.resolution = resolution
 
     def prompt(self) -> Tensor | None:
+        """What a prompt is read to, [1,T,C]; None where no prompt is read."""
         return None
 
     def forward(self, batch: int, prompt: Tensor | None) -> Tensor:
-        """-> images [batch,3,R,R]."""
+        """What was read, or None -> images [batch,3,R,R]."""
         raise NotImplementedError
 
     def _noise(self, *shape: int) -> Tensor:
-        weight = next(self.parameters())
-        return torch.randn(shape, device=weight.device, dtype=weight.dtype)
+        return torch.randn(shape).to(next(self.parameters()))
+
+    def _latent(self, batch: int) -> Tensor:
+        """Noise of an eighth of the resolution, as autoencoders of the Stable Diffusion kind decode."""
+        return self._noise(batch, 4, self.resolution // 8, self.resolution // 8)
 
 
 class SDTurbo(Rival):
@@ -42,19 +50,18 @@ class SDTurbo(Rival):
     reads = True
 
     def __init__(self, resolution: int):
-        super().__init__()
+        super().__init__(resolution)
         from diffusers import AutoencoderTiny
 
-        self.side = resolution // 8
         self.text = _clip(1024, 23, 16, "gelu")
-        self.unet = _unet(resolution, attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True)
+        self.unet = _unet(attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True)
         self.decoder = AutoencoderTiny().decoder
 
     def prompt(self) -> Tensor:
         return _read(self.text)
 
     def forward(self, batch: int, prompt: Tensor) -> Tensor:
-        noise = self._noise(batch, 4, self.side, self.side)
+        noise = self._latent(batch)
         step = self.unet(noise, 999, prompt.expand(batch, -1, -1), return_dict=False)[0]
         # One Euler step from the last sigma to none.
         return self.decoder(LAST_SIGMA * (noise - step))
@@ -67,12 +74,11 @@ class LatentConsistency(Rival):
     steps = (999, 759, 499, 259)
 
     def __init__(self, resolution: int):
-        super().__init__()
+        super().__init__(resolution)
         from diffusers import AutoencoderKL
 
-        self.side = resolution // 8
         self.text = _clip(768, 12, 12, "quick_gelu")
-        self.unet = _unet(resolution, attention_head_dim=8, cross_attention_dim=768, time_cond_proj_dim=256)
+        self.unet = _unet(attention_head_dim=8, cross_attention_dim=768, time_cond_proj_dim=256)
         blocks = 4
         self.decoder = AutoencoderKL(
             latent_channels=4, layers_per_block=2, block_out_channels=(128, 256, 512, 512),
@@ -85,7 +91,7 @@ class LatentConsistency(Rival):
 
     def forward(self, batch: int, prompt: Tensor) -> Tensor:
         prompt = prompt.expand(batch, -1, -1)
-        x = self._noise(batch, 4, self.side, self.side)
+        x = self._latent(batch)
         guidance = self._noise(batch, 256)
         for step in self.steps:
             out = self.unet(x, step, prompt, timestep_cond=guidance, return_dict=False)[0]
@@ -111,7 +117,7 @@ class BigGANDeep(Rival):
     }  # fmt: skip
 
     def __init__(self, resolution: int):
-        super().__init__()
+        super().__init__(resolution)
         from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 
         self.gan = BigGAN(BigGANConfig(output_dim=resolution, layers=self.layers[resolution], attention_layer_position=8))
@@ -131,7 +137,7 @@ class LightweightGAN(Rival):
     """lightweight-gan, the "FastGAN" generator (Liu et al. 2021, arXiv 2101.04775) with its default attention: from z alone."""
 
     def __init__(self, resolution: int):
-        super().__init__()
+        super().__init__(resolution)
         # It insists on a GPU and on packages that its training uses; its generator needs neither.
         training = {name: mock.MagicMock() for name in ("torchvision", "adabelief_pytorch")}
         with mock.patch("torch.cuda.is_available", return_value=True), mock.patch.dict(sys.modules, training):
@@ -190,7 +196,7 @@ def _read(text: nn.Module) -> Tensor:
     return text(input_ids=ids)[0]
 
 
-def _unet(resolution: int, **settings) -> nn.Module:
+def _unet(**settings) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(sample_size=resolution // 8, block_out_channels=(320, 640, 1280, 1280), **settings)
+    return UNet2DConditionModel(block_out_channels=(320, 640, 1280, 1280), **settings)
