@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
     benchmark = command("benchmark", _benchmark, "Measure how fast it is, beside rivals and what the machine can do.")
     benchmark.add_argument("--quick", action="store_true", help="few measurements: does all of it work?")
-    benchmark.add_argument("--out", type=Path, default=Path("benchmark"), metavar="DIR", help="folder for the report (benchmark)")
+    benchmark.add_argument("--out", type=Path, default=Path("benchmark"), metavar="DIR", help="for the report (benchmark)")
     benchmark.add_argument("--resolutions", default="64,128,256,512", metavar="PX,…", help="(64,128,256,512)")
     benchmark.add_argument("--rivals", metavar="NAME,…", help="sd-turbo,lcm,biggan,lightweight-gan (all that are installed)")
     benchmark.add_argument("--threads", type=int, default=1, help="of the CPU (1)")

@@ -20,7 +20,7 @@ from ..condition import Condition, ConditionCache
 from ..gan import GAN
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
-from .measure import PRINT_PEAK, Spread, child, flops, interleaved, layers, machine, seconds
+from .measure import PRINT_PEAK, Spread, child, flops, interleaved, layers, machine, processor_time, seconds
 from .report import write_report
 from .rivals import RIVALS, Entry, Rival
 
@@ -56,11 +56,12 @@ def benchmark(
     chosen = {name: RIVALS[name] for name in rivals}
     missing = {entry.title: entry.missing() for entry in chosen.values() if entry.missing()}
     entries = {name: entry for name, entry in chosen.items() if not entry.missing()}
-    budget = 0 if quick else 90  # seconds for the comparison at one resolution
+    # Seconds for each comparison, and the rounds that it takes at the least and at most.
+    budget = {"budget": 5.0, "least": 1, "most": 1} if quick else {"budget": 60.0, "least": 3, "most": 30}
     out.mkdir(parents=True, exist_ok=True)
     result = {
         "machine": machine() if gan.device.type == "cpu" else torch.cuda.get_device_name(gan.device),
-        "threads": torch.get_num_threads(), "device": gan.device.type, "quick": quick,
+        "threads": torch.get_num_threads(), "processor_time": processor_time(), "device": gan.device.type, "quick": quick,
         "versions": {name: version for name in VERSIONS if (version := _version(name))},
         "missing": missing, "gan": gan.card.name, "resolution": gan.resolution,
         "precision": {"generator": _name(gan.dtype), "language model": model.recipe().dtype},
@@ -68,12 +69,12 @@ def benchmark(
     with torch.inference_mode():
         result["pictures"], result["batches"] = compare(sizes, model, entries, budget, progress)
         progress("the machine's limit")
-        result["limit"] = [limit(size, model, 1 if quick else 7) for size in sizes.values()]
+        result["limit"] = [limit(size, model, budget) for size in sizes.values()]
         progress("reading a new prompt")
-        result["reading"] = reading(model, gan, 1 if quick else 30)
+        result["reading"] = reading(model, gan, budget)
     if gan.device.type == "cpu":
         progress("memory and start")
-        result["start"] = start_and_memory(torch.get_num_threads(), 1 if quick else 5, 20 if quick else 1000)
+        result["start"] = start_and_memory(torch.get_num_threads(), 1 if quick else 3, 20 if quick else 1000)
     (out / "benchmark.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     write_report(result, out)
     return result
@@ -96,7 +97,7 @@ def at_resolution(gan: GAN, resolution: int) -> GAN:
 
 
 def compare(
-    sizes: dict[int, GAN], model: LanguageModel, entries: dict[str, Entry], budget: float, progress: Callable[[str], None]
+    sizes: dict[int, GAN], model: LanguageModel, entries: dict[str, Entry], budget: dict, progress: Callable[[str], None]
 ) -> tuple[list[dict], dict]:
     """Of every resolution a row for each way to a picture, ours first; and of one resolution seconds against batch."""
     rows, batches, built = [], {}, {}
@@ -104,6 +105,7 @@ def compare(
     for resolution, gan in sizes.items():
         ours = Ours(gan, model)
         sides: dict[tuple[str, str], Callable] = {(OURS, "new"): ours.new, (OURS, "known"): ours.known}
+        ours.new(), ours.known()  # what is kept is kept
         precisions, counted = {OURS: _name(gan.dtype)}, {OURS: (flops(ours.new), flops(ours.known))}
         weights = {OURS: _bytes(gan) + _bytes(model)}
         for name, entry in entries.items():
@@ -111,19 +113,19 @@ def compare(
                 continue
             progress(f"{resolution} px: {entry.title}")
             rival = built[name] = _ready(entry, resolution, built.get(name), gan.device)
-            read = rival.prompt()
             if rival.reads:
-                sides[entry.title, "new"] = _new(rival)
-            sides[entry.title, "known"] = _known(rival, read)
+                sides[entry.title, "read"] = rival.prompt
+            sides[entry.title, "known"] = draw = _draw(rival)
             precisions[entry.title] = _name(next(rival.parameters()).dtype)
             weights[entry.title] = _bytes(rival)
-            drawing = flops(lambda: rival(1, read))
+            drawing = flops(draw)
             counted[entry.title] = (drawing + flops(rival.prompt) if rival.reads else None, drawing)
         progress(f"{resolution} px: all of them, one picture")
-        rounds = _rounds(sides, budget)
-        times = interleaved(sides, rounds)
+        times = interleaved(sides, **budget)
         for title in dict.fromkeys(title for title, _ in sides):
             new, known = times.get((title, "new")), times[title, "known"]
+            if (title, "read") in times:
+                new = times[title, "read"] + known
             rows.append({
                 "resolution": resolution, "title": title, "precision": precisions[title], "weights": weights[title],
                 "new": new, "known": known, "flops_new": counted[title][0], "flops_known": counted[title][1],
@@ -135,8 +137,8 @@ def compare(
             drawers = {OURS: ours.batch}
             for name, entry in entries.items():
                 if resolution in entry.resolutions:
-                    drawers[entry.title] = _batch(built[name])
-            batches = {"resolution": resolution, "seconds": by_batch(drawers, 3 if budget else 1, 12.0 if budget else 0.5)}
+                    drawers[entry.title] = _draw(built[name])
+            batches = {"resolution": resolution, "seconds": by_batch(drawers, **budget)}
     return rows, batches
 
 
@@ -175,42 +177,26 @@ def _ready(entry: Entry, resolution: int, before: Rival | None, device: torch.de
     taken = {}
     for dtype in precisions:
         rival.to(dtype)
-        draw = _new(rival)
-        draw()
-        taken[dtype] = seconds(draw)
+        for _ in range(2):  # the first warms up
+            taken[dtype] = seconds(lambda: rival(1, rival.prompt()))
     return rival.to(min(taken, key=taken.get))
 
 
-def _new(rival: Rival) -> Callable[[], Tensor]:
-    return lambda: rival(1, rival.prompt()).float().cpu()
-
-
-def _known(rival: Rival, read: Tensor | None) -> Callable[[], Tensor]:
-    return lambda: rival(1, read).float().cpu()
-
-
-def _batch(rival: Rival) -> Callable[[int], Tensor]:
+def _draw(rival: Rival) -> Callable[[int], Tensor]:
+    """So many pictures, on the CPU, of a prompt that is read now where it reads one."""
     read = rival.prompt()
-    return lambda count: rival(count, read).float().cpu()
+    return lambda count=1: rival(count, read).float().cpu()
 
 
-def _rounds(sides: dict, budget: float) -> int:
-    """As many as fit `budget` seconds, 3 to 15; 1 for a budget of none."""
-    if not budget:
-        return 1
-    once = sum(max(seconds(side), 0.2) for side in sides.values())
-    return min(max(int(budget / once), 3), 15)
-
-
-def by_batch(drawers: dict[str, Callable[[int], object]], rounds: int, longest: float) -> dict[str, dict[int, Spread]]:
-    """Seconds a picture against the batch, of each until a batch takes longer than `longest` seconds."""
+def by_batch(drawers: dict[str, Callable[[int], object]], budget: float, **rounds) -> dict[str, dict[int, Spread]]:
+    """Seconds a picture against the batch; of each way as far as a batch takes a tenth of `budget`."""
     result = {title: {} for title in drawers}
     going = dict(drawers)
     for batch in BATCHES:
-        times = interleaved({title: lambda draw=draw: draw(batch) for title, draw in going.items()}, rounds, share=0.0)
+        times = interleaved({title: lambda draw=draw: draw(batch) for title, draw in going.items()}, budget / 3, **rounds)
         for title, spread in times.items():
-            result[title][batch] = Spread(*(value / batch for value in spread[:3]), spread.count)
-        going = {title: draw for title, draw in going.items() if times[title].median < longest / 2}
+            result[title][batch] = spread / batch
+        going = {title: draw for title, draw in going.items() if times[title].median < budget / 20}
         if not going:
             break
     return result
@@ -219,7 +205,7 @@ def by_batch(drawers: dict[str, Callable[[int], object]], rounds: int, longest: 
 # ------------------------------------------------------------------------------------------------ the machine's limit
 
 
-def limit(gan: GAN, model: LanguageModel, rounds: int) -> dict:
+def limit(gan: GAN, model: LanguageModel, budget: dict) -> dict:
     """Operations a second of the generator, of a large matrix product and of a large convolution, and where the time goes."""
     generator = gan.generator
     condition = model.encode(PROMPTS[:1], gan.recipe).repeat(RATE_BATCH)
@@ -236,7 +222,7 @@ def limit(gan: GAN, model: LanguageModel, rounds: int) -> dict:
     x = torch.randn(16, 256, 32, 32, device=gan.device).to(gan.dtype, memory_format=torch.channels_last)
     w = torch.randn(256, 256, 3, 3, device=gan.device).to(gan.dtype, memory_format=torch.channels_last)
     work = {"generator": draw, "matmul": lambda: a @ b, "convolution": lambda: torch.conv2d(x, w, padding=1)}
-    times = interleaved(work, rounds)
+    times = interleaved(work, **budget)
     rates = {name: flops(side) / times[name].median for name, side in work.items()}
     names = [name for name in ("text", "mapping", "memory", "layout", "canvas") if hasattr(generator, name)]
     for i, scale in enumerate(generator.scales):
@@ -244,14 +230,14 @@ def limit(gan: GAN, model: LanguageModel, rounds: int) -> dict:
         names += [f"scales.{i}.{name}" for name in parts]
     return {
         "resolution": gan.resolution, "batch": count, "rates": rates, "share": rates["generator"] / rates["matmul"],
-        "layers": layers(generator, names, draw, rounds),
+        "layers": layers(generator, names, draw, budget["least"]),
     }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- a new prompt
 
 
-def reading(model: LanguageModel, gan: GAN, rounds: int) -> dict:
+def reading(model: LanguageModel, gan: GAN, budget: dict) -> dict:
     """What a new prompt costs: the layers that the recipe reads, after what is kept of the template; and all of it anew."""
     full = LanguageModel.load(gan.recipe.model, device=gan.device, write=True) if model.layers > gan.recipe.layer else model
     decoder = full.model.get_decoder() if full.write else full.model
@@ -264,7 +250,7 @@ def reading(model: LanguageModel, gan: GAN, rounds: int) -> dict:
     times = interleaved({
         "recipe": lambda: model.encode([prompt], gan.recipe),
         "everything": lambda: decoder(input_ids=whole, use_cache=False).last_hidden_state.float().cpu(),
-    }, rounds)  # fmt: skip
+    }, **budget)  # fmt: skip
     return {
         "prompt": prompt, "tokens": len(model.tokenizer(prompt, add_special_tokens=False).input_ids), "all_tokens": len(ids),
         "layers": gan.recipe.layer, "all_layers": model.layers, **times,
@@ -280,7 +266,8 @@ from llm_gan.models.language.model import LanguageModel
 gan = load_gan(DEFAULT_GAN)
 model = LanguageModel.load(gan.recipe.model)
 """
-_IMPORTS = "import torch, transformers\n"
+_IMPORTS = "import torch, transformers, transformers.models.gemma3.modeling_gemma3\n"
+_PROCESSOR = "import time; print(time.process_time())\n"
 _DEMO = """
 import sys
 from llm_gan.models.cli import main
@@ -301,12 +288,15 @@ for i in range(count):
 
 def start_and_memory(threads: int, rounds: int, generations: int) -> dict:
     """Of processes of their own: seconds until the default models are ready, and the memory that they hold."""
-    runs = [(child(_READY, threads=threads)[0], child(_IMPORTS, threads=threads)[0]) for _ in range(rounds + 1)][1:]
-    ready, imports = (Spread.of(list(column)) for column in zip(*runs))
+    runs = []
+    for _ in range(rounds + 1):
+        (wall, ready), (_, imports) = (child(code + _PROCESSOR, threads=threads) for code in (_READY, _IMPORTS))
+        runs.append((wall, float(ready[-1]), float(imports[-1])))
+    wall, ready, imports = (Spread.of(list(column)) for column in zip(*runs[1:]))  # the first reads the files
     with tempfile.TemporaryDirectory() as folder:
         code = _DEMO.replace("sys.exit(", "code = (") + PRINT_PEAK
         peak = child(code, folder, *DEMO, threads=threads)[1][-1]
-    result = {"ready": ready, "imports": imports, "generations": generations}
+    result = {"wall": wall, "ready": ready, "imports": imports, "generations": generations}
     if peak.startswith("peak "):
         result["demo_peak"] = int(peak.removeprefix("peak "))
     if Path("/proc/self/statm").exists():

@@ -1,4 +1,4 @@
-"""Times, floating-point operations and memory, measured so that they can be compared on a machine that does other things too."""
+"""Times, floating-point operations and memory, measured so that they compare on a machine that does other things too."""
 
 import os
 import platform
@@ -29,14 +29,25 @@ class Spread(NamedTuple):
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high, len(values))
 
+    def __add__(self, other: "Spread") -> "Spread":
+        """What takes place one after the other."""
+        return Spread(*(a + b for a, b in zip(self[:3], other[:3])), min(self.count, other.count))
 
-def interleaved(sides: dict[str, Callable[[], object]], rounds: int, share: float = 0.2) -> dict[str, Spread]:
-    """Seconds that each side takes. Each round runs every side, one at least and until `share` seconds are over, so that
-    what else the machine does falls on all of them alike. All run once before, unmeasured."""
+    def __truediv__(self, number: float) -> "Spread":
+        return Spread(*(value / number for value in self[:3]), self.count)
+
+
+def interleaved(
+    sides: dict[str, Callable[[], object]], budget: float, least: int = 3, most: int = 30, share: float = 0.2
+) -> dict[str, Spread]:
+    """Seconds that each side takes, over `least` to `most` rounds, as many as fit `budget` seconds; all run once before.
+
+    Each round runs every side, once at least and until `share` seconds are over, so that what else the machine does falls on
+    all of them alike.
+    """
     times = {name: [] for name in sides}
-    for side in sides.values():
-        seconds(side)
-    for _ in range(rounds):
+    once = sum(max(seconds(side), share) for side in sides.values())
+    for _ in range(min(max(int(budget / once), least), most)):
         for name, side in sides.items():
             end = time.perf_counter() + share
             while True:
@@ -47,12 +58,18 @@ def interleaved(sides: dict[str, Callable[[], object]], rounds: int, share: floa
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """That `work` takes, once."""
+    """That `work` takes, once: processor time where one thread works, which others on the machine do not add to, else wall."""
+    clock = time.process_time if processor_time() else time.perf_counter
     synchronise()
-    start = time.perf_counter()
+    start = clock()
     work()
     synchronise()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def processor_time() -> bool:
+    """Whether `seconds` are those of the processor: Windows counts them too coarsely."""
+    return torch.get_num_threads() == 1 and not torch.cuda.is_available() and sys.platform != "win32"
 
 
 def synchronise() -> None:
@@ -78,20 +95,21 @@ class Layer(NamedTuple):
 
 def layers(network: nn.Module, names: list[str], work: Callable[[], object], rounds: int) -> list[Layer]:
     """What each of the modules `names` of `network`, none within another, takes of `work`; last what is in none of them."""
+    clock = time.process_time if processor_time() else time.perf_counter
     spent = {name: 0.0 for name in names}
     began: dict[str, float] = {}
 
     def before(name: str) -> Callable:
         def start(*_) -> None:
             synchronise()
-            began[name] = time.perf_counter()
+            began[name] = clock()
 
         return start
 
     def after(name: str) -> Callable:
         def stop(*_) -> None:
             synchronise()
-            spent[name] += time.perf_counter() - began[name]
+            spent[name] += clock() - began[name]
 
         return stop
 
@@ -115,22 +133,21 @@ def layers(network: nn.Module, names: list[str], work: Callable[[], object], rou
 def child(code: str, *arguments: str, threads: int) -> tuple[float, list[str]]:
     """Run Python `code` in a process of its own -> seconds from its start to its end, and the lines it printed."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, *arguments]
     start = time.perf_counter()
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise RuntimeError(f"A process of the benchmark failed: {ended.stderr.strip()[-500:]}")
     return time.perf_counter() - start, ended.stdout.splitlines()
 
 
-# Prints the most memory that the process ever held, in bytes; nothing where the system does not tell.
+# Prints the most memory that the process ever held, in bytes; nothing where the system does not tell. (`getrusage` counts what
+# the process that started it held, too.)
 PRINT_PEAK = """
-try:
-    import resource, sys
-    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-except ImportError:
-    pass
+import pathlib
+status = pathlib.Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
+print(*["peak %d" % (1024 * int(line.split()[1])) for line in lines if line.startswith("VmHWM")])
 """
 
 

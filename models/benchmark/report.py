@@ -21,8 +21,11 @@ def markdown(result: dict, drawn: bool) -> str:
         "# How fast is it?",
         f"{result['machine']}, {result['threads']} thread{'s' * (result['threads'] > 1)}; {versions}. The GAN "
         f"{result['gan']} in {precision['generator']}, its language model in {precision['language model']}. Medians, with "
-        "quartiles in brackets; the sides of a comparison ran in turns in one process, so that the ratios hold where the machine "
-        "did other things as well.",
+        "quartiles in brackets; the sides of a comparison ran in turns in one process, so that the ratios hold even where the "
+        "machine did other things as well. " + (
+            "Times are those of the processor, which the one thread would take on a core of its own."
+            if result["processor_time"] else "Times are those of the clock."
+        ),
     ]
     if result["quick"]:
         parts.append("**A quick run, of few measurements: it shows that everything works, not how fast it is.**")
@@ -48,8 +51,8 @@ def _pictures(rows: list[dict]) -> list[str]:
     ]  # fmt: skip
     return [
         "## From a prompt to a picture",
-        "One picture; × is how many times as long as ours it takes. *New prompt*: read and drawn. *Prompt known*: what was read is "
-        "kept, another picture of it is drawn; of generators that read no prompt, all that they do. The rivals are the "
+        "One picture; × is how many times as long as ours it takes. *New prompt*: read and drawn. *Prompt known*: what was "
+        "read is kept, another picture of it is drawn; of generators that read no prompt, all that they do. The rivals are the "
         "published architectures with random weights in evaluation mode, channels last, each in the faster of its precisions, "
         "and need not tokenise.",
         _table(header, table),
@@ -92,8 +95,8 @@ def _limit(limits: list[dict]) -> list[str]:
     ]  # fmt: skip
     return [
         *parts,
-        f"Where the time goes at {slowest['resolution']} px; the last column is the share that a layer would take at the fastest "
-        "rate of the table above. *Between them* is what is no layer of its own: doubling, sketches, adding up.",
+        f"Where the time goes at {slowest['resolution']} px; the last column is the share that a layer would take at the "
+        "fastest rate of the table above. *Between them* is what is no layer of its own: doubling, sketches, adding up.",
         _table(["layer", "ms a batch", "of the time", "GFLOP", "GFLOP/s", "at the fastest"], rows),
     ]
 
@@ -110,15 +113,17 @@ def _reading(found: dict) -> list[str]:
 def _start(found: dict) -> list[str]:
     lines = [
         f"- From the start of a process until the default GAN and language model are ready, files in the cache: "
-        f"{_seconds(found['ready'])} s. Of that, importing torch and transformers alone takes {_seconds(found['imports'])} s.",
+        f"{_seconds(found['ready'])} s of the processor, {_seconds(found['wall'])} s by the clock. Importing torch and the "
+        f"model class of transformers alone takes {_seconds(found['imports'])} s of the processor.",
     ]
     if "demo_peak" in found:
-        lines.append(f"- Most memory that `llm-gan generate` holds for the demo's two prompts: {found['demo_peak'] / 2**30:.2f} GiB.")
+        peak = found["demo_peak"] / 2**30
+        lines.append(f"- Most memory that `llm-gan generate` holds for the demo's two prompts: {peak:.2f} GiB.")
     if "resident" in found:
         early, late = found["resident"]
         lines.append(
-            f"- {found['generations']} pictures of new prompts in one process: {early / 2**20:.0f} MB held after a tenth of them, "
-            f"{late / 2**20:.0f} MB at the end."
+            f"- {found['generations']} pictures of new prompts in one process: {early / 2**20:.0f} MB held after a tenth of "
+            f"them, {late / 2**20:.0f} MB at the end."
         )
     return ["## Start and memory", "\n".join(lines)]
 
