@@ -166,7 +166,10 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
         nonlocal mark
         if name == "generator.canvas.bias":
             mark = _mark(tensor)
-        return tensor.to(torch.float32 if name.startswith(RUN_IN_FULL) else dtype)
+        convolves = name.startswith("generator.") and name.endswith("weight") and tensor.ndim == 4
+        # As the activations are, or small convolutions would turn them round for every picture.
+        layout = torch.channels_last if convolves else torch.preserve_format
+        return tensor.to(torch.float32 if name.startswith(RUN_IN_FULL) else dtype, memory_format=layout)
 
     _fill(gan, path, device, loaded)
     if gan.discriminator is not None and encoder_path(path).is_file():

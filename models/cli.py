@@ -120,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     icons.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (128)")
     icons.add_argument("--cc-by", action="store_true", help="use the CC-BY-4.0 sets too, which ask for attribution")
     icons.add_argument("--fetch", action="store_true", help="fetch missing packages with npm (uses the network)")
+
+    benchmark = command("benchmark", _benchmark, "Measure how fast it is, beside rivals and what the machine can do.")
+    benchmark.add_argument("--quick", action="store_true", help="few measurements: does all of it work?")
+    benchmark.add_argument("--out", type=Path, default=Path("benchmark"), metavar="DIR", help="for the report (benchmark)")
+    benchmark.add_argument("--resolutions", default="64,128,256,512", metavar="PX,…", help="(64,128,256,512)")
+    benchmark.add_argument("--rivals", metavar="NAME,…", help="sd-turbo,lcm,biggan,lightweight-gan (all that are installed)")
+    benchmark.add_argument("--threads", type=int, default=1, help="of the CPU (1)")
+    add_models(benchmark)
     return parser
 
 
@@ -360,6 +368,27 @@ def _icons(options: argparse.Namespace) -> None:
     with _bar("drawings") as bar:
         summary = build(options.packages, options.out, size=options.size, sets=sets, fetch=options.fetch, progress=bar)
     print(f"{summary['drawings']} drawings of {summary['concepts']} concepts in {options.out}{os.sep}")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    import torch
+
+    from .benchmark.benchmark import RIVALS, benchmark
+    from .language.model import LanguageModel
+
+    try:
+        resolutions = tuple(int(text) for text in options.resolutions.split(","))
+    except ValueError:
+        raise ValueError(f"--resolutions {options.resolutions}: give numbers of pixels, such as 128,256.") from None
+    if options.threads < 1:
+        raise ValueError(f"--threads {options.threads}: one is the least.")
+    rivals = tuple(RIVALS) if options.rivals is None else tuple(filter(None, options.rivals.split(",")))
+    torch.set_num_threads(options.threads)
+    device = _device(options.device)
+    gan = _load_gan(options, device)
+    model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
+    benchmark(gan, model, options.out, resolutions, rivals, options.quick, lambda what: print(f"{what} …", flush=True))
+    print(f"benchmark.md, benchmark.json and benchmark.png in {options.out}{os.sep}")
 
 
 def _load_gan(options: argparse.Namespace, device):

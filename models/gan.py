@@ -16,6 +16,7 @@ from .encoder import Encoder
 from .generator import Generator, GeneratorConfig, Text
 from .pictures import from_network, to_network
 
+CACHED = 2**24  # bytes of one layer's activations that stay in a CPU's cache: pictures drawn by more at once take longer each
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
 
 
@@ -159,6 +160,11 @@ class GAN(nn.Module):
     def device(self) -> torch.device:
         return self.generator.canvas.weight.device
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures a CPU draws at once and still holds in its cache."""
+        return max(CACHED // (self.generator.widest * self.dtype.itemsize), 1)
+
     def check(self, condition: Condition) -> None:
         """ValueError, saying what to change, if this GAN cannot read `condition`."""
         width = condition.tokens.shape[-1]
@@ -213,9 +219,10 @@ class GAN(nn.Module):
     ) -> tuple[Tensor, Latent]:
         """condition [N], latent [N] or its z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent as drawn.
 
-        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time;
-        what does not fit the device's memory is tried again in halves. `progress(done, total)` is called after every part and
-        may raise to stop. Raises ValueError where condition, latent or `transparent` does not fit.
+        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time, or
+        as many as a CPU's cache holds; what does not fit the device's memory is tried again in halves. `progress(done, total)`
+        is called after every part and may raise to stop. Raises ValueError where condition, latent or `transparent` does not
+        fit.
         """
         if isinstance(latent, Tensor):
             latent = Latent(latent)
@@ -241,6 +248,8 @@ class GAN(nn.Module):
             looks = code.styles.new_zeros(len(images), 0) if code.looks is None else code.looks[:, 0]
             return images.cpu(), code.styles[:, 0].float().cpu(), looks.float().cpu()
 
+        if self.device.type == "cpu":
+            batch_size = min(batch_size, self.at_once)
         images, styles, looks = in_parts(draw, len(latent), batch_size, progress)
         return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 

@@ -258,13 +258,15 @@ class ToRGB(nn.Module):
         self.weight = normal(colours * up * up, channels, kernel, kernel, std=fan_in**-0.5)
         self.bias = nn.Parameter(torch.zeros(colours * up * up))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
+    def forward(self, x: Tensor, *others: "ToRGB") -> Tensor:
+        """The planes of `others`, alike but for their colours, follow: a convolution to a few channels costs what it reads."""
+        weight, bias = (torch.cat(values) for values in zip(*((head.weight, head.bias) for head in (self, *others))))
+        x = F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
         return F.pixel_shuffle(x.float(), self.up) * RGB_GAIN
 
 
 class Scale(nn.Module):
-    """One resolution: convolve at the lower resolution, double it, attend to the text, convolve again, add to the picture.
+    """One resolution: convolve at the lower resolution, double it, attend to the text, convolve again.
 
     The first convolution before the upsampling costs a quarter of what it would after it and computes the same family of
     functions, bilinear interpolation and a per-pixel non-linearity apart.
@@ -288,7 +290,7 @@ class Scale(nn.Module):
         self.conv1 = ModulatedConv(channels, channels, style_dim)
         self.to_rgb = ToRGB(channels, kernel=3, up=2) if last else ToRGB(channels)
 
-    def forward(self, x: Tensor, rgb: Tensor | None, w: tuple[Tensor, Tensor], sketch: Tensor | None, text: Text):
+    def forward(self, x: Tensor, w: tuple[Tensor, Tensor], sketch: Tensor | None, text: Text) -> Tensor:
         layout = text.layout
         if self.conv0 is not None:
             x = self.conv0(x, w[0], self._territories(layout, x))
@@ -297,12 +299,7 @@ class Scale(nn.Module):
             x = self.attention(x, text.tokens, text.mask)
         if self.from_sketch is not None:
             x = normalize_second_moment(x + self.from_sketch(compose(sketch, layout, self.resolution)))
-        x = self.conv1(x, w[1], self._territories(layout, x))
-        share = self.to_rgb(x)
-        if rgb is not None:
-            factor = share.shape[2] // rgb.shape[2]
-            share = share + F.interpolate(rgb, scale_factor=factor, mode="bilinear", align_corners=False)
-        return x, share
+        return self.conv1(x, w[1], self._territories(layout, x))
 
     @staticmethod
     def _territories(layout: Layout, x: Tensor) -> Tensor | None:
@@ -352,6 +349,11 @@ class Generator(nn.Module):
     def num_styles(self) -> int:
         return 2 * len(self.scales)
 
+    @property
+    def widest(self) -> int:
+        """How many numbers the largest activations of one picture are."""
+        return max(channels * (4 << i) ** 2 for i, channels in enumerate(self.config.channels))
+
     def read(self, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None) -> Text:
         """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout` is taken instead of the
         one that the prompt describes."""
@@ -393,10 +395,17 @@ class Generator(nn.Module):
         x = normalize_second_moment(compose(x, layout, 4)).contiguous(memory_format=torch.channels_last)
         rgb = None
         for i, scale in enumerate(self.scales):
-            x, rgb = scale(x, rgb, (ws[:, :, 2 * i], ws[:, :, 2 * i + 1]), code.sketch, text)
+            x = scale(x, (ws[:, :, 2 * i], ws[:, :, 2 * i + 1]), code.sketch, text)
+            last = i == len(self.scales) - 1
+            planes = scale.to_rgb(x, self.to_opacity) if last and self.config.things else scale.to_rgb(x)
+            share, opacity = planes[:, :3], planes[:, 3:]
+            if rgb is not None:
+                factor = share.shape[2] // rgb.shape[2]
+                share = share + F.interpolate(rgb, scale_factor=factor, mode="bilinear", align_corners=False)
+            rgb = share
         if not self.config.things:
             return rgb, None
-        return rgb, (self.to_opacity(x) / RGB_GAIN + OPAQUE).sigmoid()
+        return rgb, (opacity / RGB_GAIN + OPAQUE).sigmoid()
 
     def synthesize(self, code: Code, text: Text) -> Tensor:
         """The picture of each code on its background [B,3,R,R], fp32."""

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .memory import normal
+
 TERRITORY = 4.0  # how steeply a thing's influence falls: at its neighbour's centre nothing is left of it
 WHITE = 1.0
 
@@ -88,7 +90,7 @@ class LayoutReader(nn.Module):
         self.things = config.things
         self.from_tokens = nn.Linear(config.token_dim, width)
         self.from_pooled = nn.Linear(config.pooled_dim, width)
-        self.queries = nn.Parameter(torch.randn(config.things + 1, width))
+        self.queries = normal(config.things + 1, width, std=1)
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.point = nn.Linear(width, width)

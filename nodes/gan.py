@@ -192,8 +192,7 @@ def draw(
 
 def drawing_bytes(gan: Managed) -> int:
     """Of one picture, measured at 64 to 256 px in fp32: some twenty times the widest feature map, and it a few times over."""
-    widest = max(channels * (4 << i) ** 2 for i, channels in enumerate(gan.network.generator.config.channels))
-    return 80 * widest + 48 * gan.network.resolution**2
+    return 80 * gan.network.generator.widest + 48 * gan.network.resolution**2
 
 
 class DiscriminatorScore(io.ComfyNode):

@@ -22,7 +22,9 @@ def saved(tmp_path):
 def test_round_trip(saved):
     before, after = small_gan(), load_gan(saved)
     z = before.sample_z(3, 2)
-    assert torch.equal(before.generate(condition(2), z)[0], after.generate(condition(2), z)[0])
+    weights = after.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in before.state_dict().items())
+    assert torch.allclose(before.generate(condition(2), z)[0], after.generate(condition(2), z)[0], atol=1e-6)
     images = torch.rand(2, 32, 32, 3)
     assert torch.allclose(before.score(images, condition(2)).total, after.score(images, condition(2)).total, atol=1e-5)
     assert after.recipe == before.recipe and preview(read_metadata(saved)) == b"\x89PNG\r\n"
@@ -48,7 +50,8 @@ def test_a_checkpoint_from_before_the_memory_draws_as_it_did(tmp_path):
     rewritten(path, without_memory)
     assert not any("memory.keys" in name for name in load_file(path))
     z = gan.sample_z(3, 2)
-    assert torch.equal(load_gan(path).generate(condition(2), z)[0], gan.generate(condition(2), z)[0])
+    # Loaded weights lie in memory as convolutions like them, which may add in another order.
+    assert torch.allclose(load_gan(path).generate(condition(2), z)[0], gan.generate(condition(2), z)[0], atol=1e-6)
 
 
 def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):

@@ -11,7 +11,8 @@ import os
 import re
 import time
 from io import BytesIO
-from statistics import fmean
+from itertools import pairwise
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.gan import GAN
 from llm_gan.models.language.model import LanguageModel
 
-NAMES = ["best_of_many", "expand_prompt", "prompt_list", "scenes", "text_to_image", "text_to_image_chinese"]
+NAMES = ["best_of_many", "expand_prompt", "live_canvas", "prompt_list", "scenes", "text_to_image", "text_to_image_chinese"]
 EDITING: list[str] = []
 DESIGNING = {  # pictures and animations
     "draft_then_refine": 1, "latent_walk": 1, "prompt_travel": 1, "sliders": 9, "style_mix_grid": 20, "vary_and_pick": 32
@@ -37,7 +38,8 @@ NODES = [
     "Dataset", "Train",
 ]  # fmt: skip
 PICTURES = {
-    "best_of_many": 8, "expand_prompt": 4, "prompt_list": 16, "scenes": 16, "text_to_image": 4, "text_to_image_chinese": 4
+    "best_of_many": 8, "expand_prompt": 4, "live_canvas": 1, "prompt_list": 16, "scenes": 16, "text_to_image": 4,
+    "text_to_image_chinese": 4,
 }  # fmt: skip
 
 
@@ -340,6 +342,34 @@ def test_the_second_run_loads_no_model(server, page):
 
     assert not re.search(r"Requested to load|Loading weights", server.log[before:])
     assert not np.array_equal(first.pictures, other_seed) and not np.array_equal(other_seed, other_prompt)
+
+
+def test_the_live_canvas_reads_only_what_changed(server, page):
+    """As a person types. How much of the time passes outside of our nodes is printed (-s), not judged."""
+    graph = copy.deepcopy(drawn("live_canvas", server, page).graph)
+    server.run(graph, page.client)
+    # [milliseconds of the epoch, id of the node that begins or null] of what the server tells the page while it runs.
+    page.page.evaluate("""() => {
+        window.begun = [];
+        window.app.api.addEventListener("executing", event => window.begun.push([Date.now(), event.detail]));
+    }""")
+    shares = []
+    for prompt in ["a red h", "a red heart", "a red heart on", "a red heart on blue"] * 3:
+        only(graph, "PromptEncoder")["prompt"] = f"{prompt}{' ' * len(shares)}"  # ComfyUI would answer with what it kept
+        page.page.evaluate("window.begun.length = 0")
+        queued = 1000 * time.time()
+        history = server.run(graph, page.client)
+        kept = {graph[id]["class_type"] for id in events(history, "execution_cached")[0]["nodes"]}
+        assert {"LLMGAN_LoadLLM", "LLMGAN_LoadGAN"} <= kept
+        assert not kept & {"LLMGAN_PromptEncoder", "LLMGAN_Generator", "PreviewImage"}
+        page.page.wait_for_function("window.begun.length && window.begun.at(-1)[1] === null")
+        begun = page.page.evaluate("window.begun")
+        ours = [
+            end - start for (start, id), (end, _) in pairwise(begun) if id and graph[id]["class_type"].startswith("LLMGAN_")
+        ]
+        assert len(ours) == 2  # the prompt is read, and a picture drawn
+        shares.append(1 - sum(ours) / (begun[-1][0] - queued))
+    print(f"\n{100 * median(shares):.0f} % of a changed prompt's time passes outside of LLM-GAN's nodes")
 
 
 def test_a_seed_gives_the_same_pictures_again(server, page):

@@ -357,7 +357,11 @@ def _load_tokenizer(folder: Path) -> Any:
     # The file as it stands: the model's own tokenizer class rebuilds it in some versions of transformers, and differs.
     kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        if conversion_record(folder) is None:
+            tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        else:  # two files hold all of it, which `from_pretrained` would read several times over
+            settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **settings)
         # Some versions of transformers make an empty tokenizer where its files are missing.
         if len(set(tokenizer(_PROBE, add_special_tokens=False).input_ids)) < 10:
             raise ValueError("its files are missing or empty")
