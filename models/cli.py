@@ -63,6 +63,26 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--prompt", help="what they should show (default: the prompt that each picture carries, if any)")
     add_models(score)
 
+    walk = command("walk", _walk, "Walk along prompts, seeds or both: frames, and an animation of them.")
+    walk.add_argument("prompts", nargs="+", metavar="PROMPT", help="one, or several to travel along")
+    walk.add_argument("--seeds", type=_seeds, default=[0], metavar="SEED,SEED", help="one, or several to walk along (0)")
+    walk.add_argument("--frames", type=int, default=48, help="of the whole walk (48)")
+    walk.add_argument("--loop", action="store_true", help="go back to the beginning, so that the animation has no end")
+    walk.add_argument("--easing", default="linear", help="linear, or smooth, which slows down at every stop (linear)")
+    walk.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
+    walk.add_argument("--fps", type=float, default=12, help="frames a second (12)")
+    walk.add_argument("--format", default="webp", choices=("webp", "gif"), help="of the animation (webp)")
+    walk.add_argument("--out", type=Path, default=Path("walk"), metavar="DIR", help="new or empty folder for them (walk)")
+    add_models(walk)
+
+    explore = command("explore", _explore, "Show what prompts give: a column for each seed, a row for each truncation.")
+    explore.add_argument("prompts", nargs="+", metavar="PROMPT", help="each has rows of its own")
+    explore.add_argument("--seed", type=int, default=0, help="of the first column; the next is one more (0)")
+    explore.add_argument("-n", type=int, default=8, help="columns (8)")
+    explore.add_argument("--truncation", type=_psis, default=[0.4, 0.7, 1.0], metavar="PSI,PSI", help="(0.4,0.7,1.0)")
+    explore.add_argument("--out", type=Path, default=Path("explore.png"), metavar="FILE", help="picture to write (explore.png)")
+    add_models(explore)
+
     restore = command("restore", _restore, "Mend pictures, or give them another style.")
     restore.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     restore.add_argument("--prompt", default="", help="what they show (nothing said)")
@@ -233,6 +253,104 @@ def _score(options: argparse.Namespace) -> None:
     for i in scores.best(len(images)).tolist():
         alignment = f"{scores.alignment[i]:9.2f}" if prompts[i] is not None else "        –"
         print(f"{scores.total[i]:7.2f}  {scores.realism[i]:7.2f}  {alignment}  {options.images[i]}")
+
+
+def _walk(options: argparse.Namespace) -> None:
+    import torch
+    from PIL import Image
+
+    from .gan import Latent
+    from .language.model import LanguageModel
+    from .latents import interpolate, travel
+    from .pictures import to_uint8
+
+    if len(options.prompts) == len(options.seeds) == 1:
+        raise ValueError("A walk needs two stops or more: give several prompts, several --seeds, or both.")
+    if not 0.1 <= options.fps <= 100:
+        raise ValueError(f"--fps {options.fps:g}: give from 0.1 to 100 frames a second.")
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise ValueError(f"{options.out} is there already and not an empty folder: name another with --out.")
+    device, frames = _device(options.device), options.frames
+    gan = _load_gan(options, device)
+    latent = Latent(torch.cat([gan.sample_z(seed, 1) for seed in options.seeds]))
+    if len(latent) > 1:
+        latent = interpolate(latent, frames, easing=options.easing, loop=options.loop)
+    condition = LanguageModel.load(options.llm or gan.recipe.model, device=device).encode(options.prompts, gan.recipe)
+    if len(condition) > 1:
+        condition = travel(condition, frames, options.easing, options.loop)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    files = [options.out / f"{i:04d}.png" for i in range(frames)]
+    with _bar("frames") as bar:
+        for start in range(0, frames, AT_ONCE):
+            rows = list(range(start, min(start + AT_ONCE, frames)))
+            images, _ = gan.generate(
+                condition[rows if len(condition) > 1 else [0] * len(rows)],
+                latent[rows if len(latent) > 1 else [0] * len(rows)],
+                options.truncation,
+            )
+            for i, picture in zip(rows, to_uint8(images)):
+                Image.fromarray(picture).save(files[i])
+            bar(rows[-1] + 1, frames)
+    animation = options.out / f"walk.{options.format}"
+    with Image.open(files[0]) as first:
+        others = (Image.open(file) for file in files[1:])
+        quality = {"quality": 90} if options.format == "webp" else {}
+        first.save(animation, save_all=True, append_images=others, duration=round(1000 / options.fps), loop=0, **quality)
+    print(f"{_count(frames, 'frame')} and {animation.name} in {options.out}{os.sep}")
+
+
+def _explore(options: argparse.Namespace) -> None:
+    import torch
+    from PIL import Image
+
+    from .language.model import LanguageModel
+    from .pictures import labelled_sheet, to_uint8
+
+    rows, columns = [(i, psi) for i in range(len(options.prompts)) for psi in options.truncation], options.n
+    if not 1 <= columns * len(rows) <= SHOWN:
+        raise ValueError(f"{columns} columns of {len(rows)} pictures: a sheet holds from 1 to {SHOWN}.")
+    device, seeds = _device(options.device), range(options.seed, options.seed + columns)
+    gan = _load_gan(options, device)
+    condition = LanguageModel.load(options.llm or gan.recipe.model, device=device).encode(options.prompts, gan.recipe)
+    z = torch.cat([gan.sample_z(seed, 1) for seed in seeds])
+    pictures = []
+    with _bar("rows") as bar:
+        for prompt, psi in rows:
+            pictures.append(gan.generate(condition[[prompt] * columns], z, psi)[0])
+            bar(len(pictures), len(rows))
+    names = [f"{_label(options.prompts, i)}psi {psi:g}" for i, psi in rows]
+    sheet = to_uint8(labelled_sheet(torch.cat(pictures), [str(seed) for seed in seeds], names))[0]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(options.out)
+    print(f"{_count(columns * len(rows), 'picture')} on {options.out}")
+
+
+def _label(prompts: list[str], i: int) -> str:
+    """What tells the rows of one prompt from those of others: its text where the font has it, else its number."""
+    if len(prompts) == 1:
+        return ""
+    return f"{prompts[i][:30] if prompts[i].isascii() else f'prompt {i + 1}'}, "
+
+
+def _seeds(text: str) -> list[int]:
+    """An argparse type: "1,2,5" -> [1, 2, 5]."""
+    return _numbers(text, int, 2**63 - 1, "seeds")
+
+
+def _psis(text: str) -> list[float]:
+    """An argparse type: "0.4,1" -> [0.4, 1.0]."""
+    return _numbers(text, float, 2, "truncations")
+
+
+def _numbers(text: str, kind: type, most: float, what: str) -> list:
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [-1]
+    if not all(0 <= number <= most for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} are no {what}: write numbers from 0 to {most}, with commas between.")
+    return numbers
 
 
 def _restore(options: argparse.Namespace) -> None:

@@ -63,6 +63,66 @@ def test_a_list_of_prompts_is_drawn_part_by_part(tmp_path, monkeypatch, capsys):
                 assert one.info == other.info
 
 
+@needs_default
+def test_a_walk_is_frames_and_an_animation(tmp_path, monkeypatch, capsys):
+    out, drawn = tmp_path / "walk", tmp_path / "drawn"
+    monkeypatch.setattr(cli, "AT_ONCE", 3)  # drawn in parts
+    command = ["walk", "a red heart", "狗脸", "--seeds", "1,2", "--frames", "5", "--fps", "10", "--out", str(out)]
+    assert main(command) == 0 and "5 frames and walk.webp" in capsys.readouterr().out
+    frames = sorted(out.glob("*.png"))
+    assert [frame.name for frame in frames] == [f"000{i}.png" for i in range(5)]
+    with Image.open(out / "walk.webp") as animation:
+        assert (animation.n_frames, animation.info["loop"], animation.size) == (5, 0, (128, 128))
+
+    for prompt, seed, frame in (("a red heart", "1", frames[0]), ("狗脸", "2", frames[-1])):
+        assert main(["generate", prompt, "-n", "1", "--seed", seed, "--out", str(drawn)]) == 0
+        with Image.open(frame) as end, Image.open(drawn / "sheet.png") as stop:
+            assert furthest(end, stop) <= 1
+    with Image.open(frames[0]) as first, Image.open(frames[2]) as middle, Image.open(frames[4]) as last:
+        assert furthest(first, middle) > 50 and furthest(middle, last) > 50
+
+    assert main(command) == 1 and "not an empty folder" in capsys.readouterr().err
+
+
+@needs_default
+def test_a_walk_along_seeds_alone_or_prompts_alone(tmp_path):
+    for name, words in (("seeds", ["a dog", "--seeds", "1,2"]), ("prompts", ["a dog", "pizza"])):
+        assert main(["walk", *words, "--loop", "--frames", "4", "--format", "gif", "--out", str(tmp_path / name)]) == 0
+        frames = [Image.open(frame) for frame in sorted((tmp_path / name).glob("*.png"))]
+        # There and back again, and the two ends differ.
+        assert furthest(frames[1], frames[3]) <= 1 < 50 < furthest(frames[0], frames[2])
+        with Image.open(tmp_path / name / "walk.gif") as animation:
+            assert animation.n_frames > 2  # equal neighbours are one frame of a gif
+
+
+@needs_default
+def test_explore_shows_what_generate_draws(tmp_path, capsys):
+    sheet = tmp_path / "new folder" / "sheet.png"
+    assert main(["explore", "a dog", "红心", "--seed", "5", "-n", "3", "--truncation", "0.5,1", "--out", str(sheet)]) == 0
+    assert "12 pictures" in capsys.readouterr().out
+    assert main(["generate", "a dog", "-n", "1", "--seed", "6", "--out", str(tmp_path)]) == 0
+    with Image.open(sheet) as grid, Image.open(tmp_path / "sheet.png") as drawn:
+        right, bottom = grid.size
+        assert bottom > 4 * 128 and right > 3 * 128
+        # Rows: dog at 0.5 and 1, heart at 0.5 and 1; columns: seeds 5, 6 and 7; the names are over and before them.
+        second = grid.crop((right - 256, bottom - 384, right - 128, bottom - 256))
+        assert furthest(second, drawn) <= 1
+        for top in range(bottom - 512, bottom, 128):
+            assert grid.crop((0, top, right - 384, top + 128)).getextrema()[0][0] < 100  # something is written
+
+
+def furthest(one: Image.Image, other: Image.Image) -> int:
+    """How far two pictures are apart where they differ most, in 0 to 255."""
+    return max(high for _, high in ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema())
+
+
+def test_numbers_that_are_none_are_refused(capsys):
+    for words in (["walk", "x", "--seeds", "1,two"], ["walk", "x", "--seeds", "-1"], ["explore", "x", "--truncation", "9"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "with commas between" in capsys.readouterr().err
+
+
 def test_models_lists_gans_in_a_folder(tmp_path, capsys):
     save_gan(small_gan(), tmp_path / "mine.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"not a checkpoint")
@@ -82,6 +142,10 @@ ERRORS = {
     "no checkpoint name": (["train", "nowhere", "--out", "x.pt"], "should end in .safetensors"),
     "odd resolution": (["train", "nowhere", "--out", "x.safetensors", "--resolution", "100"], "cannot be drawn"),
     "nothing to resume": (["train", "nowhere", "--out", "x.safetensors", "--resume"], "nothing to resume"),
+    "a walk without a way": (["walk", "x"], "two stops or more"),
+    "no frames": (["walk", "x", "--seeds", "1,2", "--frames", "0"], "from 2 to 4096"),
+    "a crawl": (["walk", "x", "--seeds", "1,2", "--fps", "0"], "from 0.1 to 100"),
+    "no columns": (["explore", "x", "-n", "0"], "from 1 to 1024"),
     "no packages": (["icons", "--packages", "nowhere", "--out", "there"], "npm pack"),
 }
 
