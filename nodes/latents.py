@@ -15,8 +15,8 @@ from .schema import CATEGORY, GAN, LATENT, declare
 
 _RANGES = ["all", *work.RANGES, "coarse and middle", "middle and fine"]
 _RANGE_TOOLTIP = (
-    "The layers of the generator: coarse (4 and 8 px) for shapes and places, middle (16 and 32) for parts, fine (64 and more) for"
-    " colours and edges."
+    "The layers of the generator by their size: coarse (4 and 8 px), middle (16 and 32), fine (64 and more). Coarse ones move large"
+    " parts, fine ones edges; the bundled GAN has its colours in the middle, and its shapes in the look."
 )
 _SLIDERS = 5
 _SHEET = (-8.0, -4.0, 0.0, 4.0, 8.0)  # strengths that a sheet of directions shows
