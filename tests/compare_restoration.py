@@ -1,10 +1,13 @@
-"""Compare how the bundled GAN restores held-out pictures with what classical methods make of them: a table in Markdown.
+"""Measure what the bundled GAN makes of held-out pictures, as tables in Markdown: seen back into the GAN, restored beside
+classical methods, and restyled.
 
     pip install opencv-python-headless
     python tests/compare_restoration.py DATA [--pictures 48] [--out docs]
 
 DATA is the icon data set. Every picture is damaged as in training, by seed 1, restored by each method, and compared with the
 picture as it was: PSNR, and the mean relative distance of EfficientNet-lite1 features, a network that nothing was trained with.
+Restyled pictures are asked what they show (among the mean features of each concept's training drawings) and in which style (a
+linear classifier of the features of training drawings).
 """
 
 import argparse
@@ -17,12 +20,14 @@ import torch
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.damage import KINDS, damage
 from llm_gan.models.data.folder import read_folder, read_pictures
+from llm_gan.models.evaluation.judge import Standard, look
+from llm_gan.models.evaluation.metrics import concept_ranks
 from llm_gan.models.features import EfficientNetLite
 from llm_gan.models.gan import Latent
 from llm_gan.models.inversion import invert
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.pictures import contact_sheet, to_uint8
-from llm_gan.models.restoration import restore
+from llm_gan.models.restoration import restore, restyle
 from llm_gan.models.training.losses import feature_distances
 
 SHOWN = 6
@@ -110,6 +115,47 @@ def main():
         columns = [pictures, damaged, results[best] if best else damaged, results["**GAN, one pass**"]]
         shown += [column[i] for i in (0, 1) for column in columns]
     contact_sheet(torch.stack(shown), 8).save(options.out / "restoration.png")
+    restyled(gan, judge, model, pictures, found.examples, [e for e in read_folder(options.data)[0] if e.split == "train"], options.out)
+
+
+def restyled(gan, judge, model, pictures, examples, training, out):
+    """Each picture in the style that comes after its own."""
+    gallery = read_pictures(training, gan.resolution)
+    seen = look(gallery.pixels, judge, lambda _: None)
+    standard = Standard(seen)
+    seen = standard(seen)
+    concepts, styles = (sorted({getattr(e, kind) for e in gallery.examples}) for kind in ("concept", "style"))
+    number = torch.tensor([concepts.index(e.concept) for e in gallery.examples])
+    own = torch.nn.functional.one_hot(torch.tensor([styles.index(e.style) for e in gallery.examples])).float()
+    ridge = seen.shape[1] * torch.eye(seen.shape[1])
+    classifier = torch.linalg.solve(seen.t() @ seen + ridge, seen.t() @ (own - own.mean(0)))
+    told = [i for i, e in enumerate(examples) if e.concept in concepts]  # the others' concepts were held out
+    pictures, examples = pictures[told], [examples[i] for i in told]
+    wanted = torch.tensor([concepts.index(e.concept) for e in examples])
+    other = torch.where(wanted == number[0], len(number) - 1, 0)
+
+    def row(name, result, style):
+        features = standard(look(torch.from_numpy(to_uint8(result)).permute(0, 3, 1, 2), judge, lambda _: None))
+        ranks = concept_ranks(features, seen, number, wanted, other)
+        reached = ((features @ classifier).argmax(1) == style).float().mean()
+        shares = [(ranks == 1).float().mean(), (ranks <= 10).float().mean(), reached]
+        print(f"| {name} | " + " | ".join(f"{share:.2f}" for share in shares) + " |", flush=True)
+
+    print(f"\n{len(pictures)} pictures\n\n| restyled | R@1 of its concept | R@10 | in the style |\n|---|---|---|---|")
+    before = torch.tensor([styles.index(e.style) for e in examples])
+    after = (before + 1) % len(styles)
+    captions = [e.captions[0] for e in examples]
+    condition = model.encode(captions, gan.recipe)
+    style = model.encode([f"{c}, {styles[i]} style" for c, i in zip(captions, after.tolist())], gan.recipe)
+    row("the real picture, and its own style", pictures, before)
+    row("the real picture, and the other style", pictures, after)
+    row("the prompt with the other style, drawn", gan.generate(style, gan.sample_z(0, len(pictures)))[0], after)
+    shown = [pictures[:SHOWN]]
+    for keep in (0.0, 0.25, 0.5, 0.75, 1.0):
+        result = restyle(gan, pictures, condition, style, keep=keep)[0]
+        row(f"keep {keep:g}", result, after)
+        shown.append(result[:SHOWN])
+    contact_sheet(torch.cat(shown), SHOWN).save(out / "restyle.png")
 
 
 if __name__ == "__main__":
