@@ -10,14 +10,16 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import read_folder, read_pictures
 from llm_gan.models.discriminator import DiscriminatorConfig
+from llm_gan.models.encoder import Encoder, EncoderConfig
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.training.augment import Augmentation
 from llm_gan.models.training.dataset import build_dataset
+from llm_gan.models.training.encoder import EncoderTraining, draw_kinds, train_encoder, train_encoder_folder
 from llm_gan.models.training.log import RunLog
 from llm_gan.models.training.losses import contrast, finite_difference_penalty, hinge_discriminator, relativistic
 from llm_gan.models.training.trainer import Trainer, TrainingConfig, read_state, train
@@ -389,3 +391,57 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(*setup(folder, tmp_path), TrainingConfig(), tmp_path / "run", resume=True)
+
+
+# ------------------------------------------------------------------------------------------------------ encoders
+
+
+def trained_encoder(folder, tmp_path, run, images, stop=None, resume=False):
+    """The state of a small encoder's training of a small GAN, and its figures, step by step."""
+    gan, dataset = setup(folder, tmp_path)
+    torch.manual_seed(1)
+    gan.encoder = Encoder(EncoderConfig(16, (8, 16)), gan.generator.config)
+    figures = []
+
+    def progress(done, total, step):
+        figures.append(step)
+        if done == stop:
+            raise KeyboardInterrupt
+
+    config = EncoderTraining(images=images, lr=3e-3, warmup=5)
+    try:
+        train_encoder(gan, dataset, config, tmp_path / run, resume, progress=progress)
+    except KeyboardInterrupt:
+        pass
+    return read_state(tmp_path / run), figures
+
+
+def test_an_encoder_learns_to_see_and_to_mend(folder, tmp_path):
+    figures = trained_encoder(folder, tmp_path, "run", 800)[1]
+    for name in ("found_pixel", "restored_pixel", "restored"):
+        first, last = (sum(step[name] for step in part) for part in (figures[:20], figures[-20:]))
+        assert last < 0.9 * first, name
+    assert (tmp_path / "run" / "log.csv").exists() and list((tmp_path / "run").glob("samples-*.png"))
+
+
+def test_an_encoder_resumed_is_bit_for_bit_the_same(folder, tmp_path):
+    whole, steps = trained_encoder(folder, tmp_path, "whole", 160)
+    trained_encoder(folder, tmp_path, "part", 160, stop=80)
+    resumed, rest = trained_encoder(folder, tmp_path, "part", 160, resume=True)
+    assert rest == steps[10:] and whole.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_most_damage_comes_alone_and_some_pictures_are_whole():
+    counts = draw_kinds(4000, torch.Generator().manual_seed(0)).sum(1)
+    assert 0.55 < (counts == 1).float().mean() < 0.75 and 0.12 < (counts == 0).float().mean() < 0.22 and counts.max() >= 4
+
+
+def test_an_encoder_needs_a_gan_that_sees(folder, tmp_path):
+    gan, _ = setup(folder, tmp_path)
+    path = save_gan(gan, tmp_path / "blind.safetensors", include_discriminator=False)
+    with pytest.raises(ValueError, match="without its discriminator, through which an encoder looks"):
+        train_encoder_folder(path, folder, tmp_path / "run")
+    path = save_gan(gan, tmp_path / "seeing.safetensors")
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train_encoder_folder(path, folder, tmp_path / "run", resume=True)

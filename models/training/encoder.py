@@ -51,7 +51,7 @@ class EncoderTrainer:
 
     def __init__(self, gan: GAN, dataset: Dataset, config: EncoderTraining, device: torch.device | str = "cpu"):
         self.gan, self.dataset, self.config, self.device = gan.to(device).requires_grad_(False).eval(), dataset, config, device
-        self.encoder = gan.encoder.to(device, memory_format=torch.channels_last).requires_grad_(True)
+        self.encoder = gan.encoder.to(device).requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), config.lr, (0.9, 0.99), weight_decay=1e-4, fused=True)
         self.step_number = self.images_seen = 0
 
