@@ -82,6 +82,9 @@ ERRORS = {
     "no checkpoint name": (["train", "nowhere", "--out", "x.pt"], "should end in .safetensors"),
     "odd resolution": (["train", "nowhere", "--out", "x.safetensors", "--resolution", "100"], "cannot be drawn"),
     "nothing to resume": (["train", "nowhere", "--out", "x.safetensors", "--resume"], "nothing to resume"),
+    "nothing to compress by": (["compress", "x.safetensors", "--out", "y.safetensors"], "--int8, for a student with --share"),
+    "a student without captions": (["compress", "x.safetensors", "--out", "y.safetensors", "--share", "0.5"], "with --data"),
+    "a compressed pickle": (["compress", "x.safetensors", "--out", "y.pt", "--int8"], "end in .safetensors"),
     "no packages": (["icons", "--packages", "nowhere", "--out", "there"], "npm pack"),
 }
 
