@@ -1,7 +1,8 @@
 """One `.safetensors` file holds a GAN: tensors under `condition_norm.`, `generator.`, `discriminator.`, and JSON beside them.
 
 The metadata keys are `llm_gan` (the format's version), `generator`, `discriminator` (their configs), `recipe` (how its
-conditions are made), `card` (data, licences, images seen, metrics) and `preview` (a small PNG, base64). A file is data from a
+conditions are made), `card` (data, licences, images seen, metrics) and `preview` (a small PNG, base64). Format 2 may hold a
+matrix or convolution W as int8, with a scale for each of its rows in `NAME.scale`: W = scale · int8. A file is data from a
 stranger: nothing is unpickled, every number is checked against a bound before a network is built from it, and every
 tensor against the network before one is loaded.
 
@@ -32,8 +33,9 @@ from .tensors import save_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read; a file says 2 only where it holds int8, so that older versions read the others
 ENCODER = ".encoder.safetensors"  # instead of .safetensors: what was trained later for a GAN, in a file beside it
+ENCODER_VERSION = "1"
 DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-128.safetensors"  # the bundled model
 # Kept in fp32: they are small, and fp16 cannot hold the range of raw language-model states.
 FULL_PRECISION = "condition_norm."
@@ -45,6 +47,8 @@ RUN_IN_FULL = (
     "generator.memory.keys",
     "generator.look_from_text.",
 )
+SCALE = ".scale"  # added to the name of an int8 tensor, names that of its scales
+SHORTEST_ROW = 16  # numbers: of a shorter row the scale would cost what int8 saves
 BOUNDS = {
     "channels": (4, 4096),
     "z_dim": (1, 1024),
@@ -81,15 +85,22 @@ def save_gan(
     preview: bytes | None = None,
     include_discriminator: bool = True,
 ) -> Path:
-    """Write `gan` to `path`, weights as `dtype`; `preview` is a PNG. Complete or not at all: an old file stays until then."""
+    """Write `gan` to `path`, weights as `dtype`; `preview` is a PNG. Complete or not at all: an old file stays until then.
+
+    int8 holds for matrices and convolutions; small tensors and what runs in full precision are then fp16.
+    """
     judged = include_discriminator and gan.discriminator is not None
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float32 if name.startswith(FULL_PRECISION) else dtype).contiguous()
-        for name, tensor in gan.state_dict().items()
-        if (judged or not name.startswith("discriminator.")) and not name.startswith("encoder.")
-    }
+    kept = torch.float16 if dtype == torch.int8 else dtype
+    tensors = {}
+    for name, tensor in gan.state_dict().items():
+        if name.startswith("encoder.") or name.startswith("discriminator.") and not judged:
+            continue
+        if dtype == torch.int8 and _quantisable(name, tensor):
+            tensors[name], tensors[name + SCALE] = quantise(tensor.detach().cpu())
+        else:
+            tensors[name] = tensor.detach().to("cpu", torch.float32 if name.startswith(FULL_PRECISION) else kept).contiguous()
     metadata = {
-        "llm_gan": str(FORMAT_VERSION),
+        "llm_gan": "2" if dtype == torch.int8 else "1",
         "generator": json.dumps(asdict(gan.generator.config)),
         "recipe": json.dumps(gan.recipe.to_dict()),
         "card": json.dumps(asdict(gan.card), ensure_ascii=False),
@@ -100,7 +111,7 @@ def save_gan(
         metadata["preview"] = base64.b64encode(preview).decode()
     save_tensors(tensors, path, metadata)
     if gan.encoder is not None and judged:
-        save_encoder(gan, path, dtype)
+        save_encoder(gan, path, kept)
     return path
 
 
@@ -109,7 +120,7 @@ def save_encoder(gan: GAN, path: Path, dtype: torch.dtype = torch.float16) -> Pa
     place = encoder_path(path)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in gan.encoder.state_dict().items()}
     metadata = {
-        "llm_gan_encoder": str(FORMAT_VERSION),
+        "llm_gan_encoder": ENCODER_VERSION,
         "encoder": json.dumps(asdict(gan.encoder.config)),
         "gan": _mark(gan.generator.canvas.bias),
     }
@@ -125,6 +136,23 @@ def encoder_path(path: Path) -> Path:
 def _mark(bias: Tensor) -> str:
     """Tells trained generators apart, by the bias of their canvas, which every training moves."""
     return hashlib.sha256(bias.detach().to("cpu", torch.float16).numpy().tobytes()).hexdigest()[:16]
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight [rows,...] -> int8 [rows,...] and scale [rows], fp32: weight ≈ scale · int8, to half a step of its row's largest
+    entry / 127 (symmetric, per channel: Krishnamoorthi 2018, arXiv 1806.08342, §2.2)."""
+    rows = weight.float().flatten(1)
+    scale = rows.abs().amax(1).clamp(min=torch.finfo(torch.float16).tiny) / 127
+    return (rows / scale[:, None]).round().to(torch.int8).view(weight.shape), scale
+
+
+def dequantise(weight: Tensor, scale: Tensor) -> Tensor:
+    """The inverse of `quantise`, fp32."""
+    return (weight.flatten(1).float() * scale[:, None]).view(weight.shape)
+
+
+def _quantisable(name: str, tensor: Tensor) -> bool:
+    return tensor.ndim > 1 and tensor[0].numel() >= SHORTEST_ROW and not name.startswith(RUN_IN_FULL)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -186,7 +214,7 @@ def _load_encoder(
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): delete it, or fetch it again.") from None
-    if metadata.get("llm_gan_encoder") != str(FORMAT_VERSION):
+    if metadata.get("llm_gan_encoder") != ENCODER_VERSION:
         raise ValueError(f"{path.name} is no encoder that this version of LLM-GAN can read: delete it, or update LLM-GAN.")
     if metadata.get("gan") != mark:
         log.warning("%s was trained for other weights and is left out: llm-gan train-encoder makes a new one.", path.name)
@@ -205,18 +233,36 @@ def _fill(network: nn.Module, path: Path, device: torch.device | str, convert: C
     expected, tensors = network.state_dict(), {}
     with safe_open(path, "pt", device=str(device)) as file:
         names = set(file.keys())
-        if names != expected.keys():
-            missing, extra = sorted(expected.keys() - names), sorted(names - expected.keys())
+        small = {name for name in names & expected.keys() if file.get_slice(name).get_dtype() == "I8"}
+        wanted = expected.keys() | {name + SCALE for name in small}
+        if names != wanted:
+            missing, extra = sorted(wanted - names), sorted(names - wanted)
             what = f"{missing[0]} is missing" if missing else f"{extra[0]} is unknown"
             raise ValueError(f"{path.name}: its tensors do not fit its config ({what}).")
-        for name in names:
-            shape = file.get_slice(name).get_shape()
-            if list(shape) != list(expected[name].shape):
-                raise ValueError(f"{path.name}: {name} has shape {shape}, its config says {list(expected[name].shape)}.")
-            tensors[name] = convert(name, file.get_tensor(name))
+        for name, like in expected.items():
+            _check_shape(file, name, list(like.shape), path)
+            tensor = file.get_tensor(name)
+            tensors[name] = convert(name, _whole(file, name, tensor, path) if name in small else tensor)
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
     network.load_state_dict(tensors, assign=True)
+
+
+def _whole(file, name: str, weight: Tensor, path: Path) -> Tensor:
+    """The int8 `weight` by its scales in `file`, which are one for each row, positive."""
+    if not _quantisable(name, weight):
+        raise ValueError(f"{path.name}: {name} is int8, which holds for large matrices only: fetch the file again.")
+    _check_shape(file, name + SCALE, [len(weight)], path)
+    scale = file.get_tensor(name + SCALE)
+    if not scale.is_floating_point() or not (scale > 0).all():
+        raise ValueError(f"{path.name}: {name + SCALE} holds scales that are not above zero, so the file is damaged.")
+    return dequantise(weight, scale)
+
+
+def _check_shape(file, name: str, expected: list[int], path: Path) -> None:
+    shape = list(file.get_slice(name).get_shape())
+    if shape != expected:
+        raise ValueError(f"{path.name}: {name} has shape {shape}, its config says {expected}.")
 
 
 class _Uninitialised(TorchFunctionMode):

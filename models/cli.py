@@ -134,6 +134,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures (0)")
     add_models(evaluate, gan=False)
 
+    compress = command("compress", _compress, "Make a GAN smaller: int8 weights, or a student with fewer channels.")
+    compress.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
+    compress.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
+    compress.add_argument("--int8", action="store_true", help="store matrices as int8: near half the size, the same pictures")
+    compress.add_argument("--share", type=float, metavar="S", help="train a student with this share of the channels, such as 0.5")
+    compress.add_argument("--data", type=Path, metavar="DIR", help="for a student: the folder of captions that it is trained on")
+    compress.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (--out without suffix)")
+    compress.add_argument("--preset", default="balanced", help="quick, balanced or best, as of train (balanced)")
+    compress.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
+    compress.add_argument("--batch-size", type=int, help="(8)")
+    compress.add_argument("--scenes", type=int, metavar="N", help="show N scenes of several things too (0)")
+    compress.add_argument("--seed", type=int, help="(0)")
+    compress.add_argument("--config", type=Path, metavar="FILE", help="JSON with any other setting, as a run's config.json")
+    compress.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
+    compress.add_argument("--llm", metavar="MODEL", help="language model that reads the captions (the GAN's)")
+    compress.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+
     icons = command("icons", _icons, "Build the icon data set that the bundled model was trained on.")
     icons.add_argument("--packages", type=Path, required=True, metavar="DIR", help="tarballs made by `npm pack`")
     icons.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder for the data set")
@@ -402,9 +419,7 @@ def _train(options: argparse.Namespace) -> None:
     from .training.run import train_folder
 
     run = options.run_dir or options.out.with_suffix("")
-    settings = {} if options.config is None else _settings(options.config)
-    given = {name: getattr(options, name) for name in ("images", "batch_size", "scenes", "seed")}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    settings = _training_settings(options)
     device = _own_device(options.device)
     with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
         train_folder(
@@ -427,6 +442,12 @@ def _train_encoder(options: argparse.Namespace) -> None:
             device=device, progress=progress,
         )  # fmt: skip
     print(f"{written}, with its log and samples in {run}{os.sep}")
+
+
+def _training_settings(options: argparse.Namespace) -> dict:
+    settings = {} if options.config is None else _settings(options.config)
+    given = {name: getattr(options, name) for name in ("images", "batch_size", "scenes", "seed")}
+    return settings | {name: value for name, value in given.items() if value is not None}
 
 
 def _settings(path: Path) -> dict:
@@ -477,6 +498,32 @@ def _evaluate(options: argparse.Namespace) -> None:
             gan, model, examples, out, data=options.data.resolve().name, seed=options.seed, captions=options.captions, progress=bar
         )
     print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")
+
+
+def _compress(options: argparse.Namespace) -> None:
+    import torch
+
+    from .checkpoint import load_gan, preview, read_metadata, save_gan
+    from .training.distill import distill_folder
+    from .training.run import check_out
+
+    if options.share is None:
+        if not options.int8:
+            raise ValueError("There is nothing to do: ask for --int8, for a student with --share, or for both.")
+        check_out(options.out)
+        save_gan(load_gan(options.gan), options.out, torch.int8, preview(read_metadata(options.gan)))
+    else:
+        if options.data is None:
+            raise ValueError("A student learns from captions: give the folder that the GAN was trained on with --data.")
+        run, dtype = options.run_dir or options.out.with_suffix(""), torch.int8 if options.int8 else torch.float16
+        settings, device = _training_settings(options), _device(options.device)
+        with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
+            distill_folder(
+                options.gan, options.data, options.out, run, share=options.share, dtype=dtype, preset=options.preset,
+                settings=settings, resume=options.resume, llm=options.llm, device=device, progress=progress,
+            )  # fmt: skip
+    before, after = (path.stat().st_size / 1e6 for path in (options.gan, options.out))
+    print(f"{options.gan} {before:.1f} MB, {options.out} {after:.1f} MB")
 
 
 def _icons(options: argparse.Namespace) -> None:

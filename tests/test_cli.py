@@ -146,6 +146,9 @@ ERRORS = {
     "no frames": (["walk", "x", "--seeds", "1,2", "--frames", "0"], "from 2 to 4096"),
     "a crawl": (["walk", "x", "--seeds", "1,2", "--fps", "0"], "from 0.1 to 100"),
     "no columns": (["explore", "x", "-n", "0"], "from 1 to 1024"),
+    "nothing to compress by": (["compress", "x.safetensors", "--out", "y.safetensors"], "--int8, for a student with --share"),
+    "a student without captions": (["compress", "x.safetensors", "--out", "y.safetensors", "--share", "0.5"], "with --data"),
+    "a compressed pickle": (["compress", "x.safetensors", "--out", "y.pt", "--int8"], "end in .safetensors"),
     "no packages": (["icons", "--packages", "nowhere", "--out", "there"], "npm pack"),
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from llm_gan.models.checkpoint import DEFAULT_GAN, encoder_path, load_gan, save_gan
-from llm_gan.models.damage import KINDS, blur, damage, enlarged, grey, hole, jpeg, shrink
+from llm_gan.models.damage import KINDS, blur, damage, grey, hole, jpeg, shrink
 from llm_gan.models.features import EfficientNetLite
 from llm_gan.models.gan import Latent
 from llm_gan.models.inversion import invert

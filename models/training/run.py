@@ -56,11 +56,7 @@ def train_folder(
     raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
-    check_run(run, resume)
-    if out.exists() and not resume:
-        raise FileExistsError(f"{out} is there already: choose another name, or move it away.")
+    check_out(out, run, resume)
     shape = GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
     examples, skipped = read_folder(data)
     examples = [example for example in examples if example.split == "train"]
@@ -77,7 +73,7 @@ def train_folder(
     start = load_gan(begin) if isinstance(begin, Path) else begin
     if start is not None and start.resolution > resolution:
         raise ValueError(f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}.")
-    features = _frozen_features()
+    features = frozen_features()
     model = LanguageModel.load(llm or DEFAULT_LANGUAGE_MODEL, device=device)
     difference = None if start is None else model.recipe().difference(start.recipe)
     if difference:
@@ -128,20 +124,31 @@ def train_folder(
         trained = train(gan, dataset, config, run, resume, device, save_every, tensorboard, progress, show)
     except BaseException:
         if first:
-            _publish(load_gan(run / "model.safetensors"), dataset, out)
+            publish(load_gan(run / "model.safetensors"), dataset, out)
         raise
     if first:
-        _publish(trained, dataset, out)
+        publish(trained, dataset, out)
     return trained
 
 
-def _publish(gan: GAN, dataset: Dataset, out: Path) -> None:
+def check_out(out: Path, run: Path | None = None, resume: bool = False) -> None:
+    """Raise unless the checkpoint `out`, and a `run` where there is one, can be written without a loss."""
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
+    if run is not None:
+        check_run(run, resume)
+    if out.exists() and not resume:
+        raise FileExistsError(f"{out} is there already: choose another name, or move it away.")
+
+
+def publish(gan: GAN, dataset: Dataset, out: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write `gan` to `out` as `dtype`, with a preview of what it draws from captions of `dataset`."""
     png = io.BytesIO()
     sample_sheet(gan, dataset, *PREVIEW).save(png, "PNG")
-    save_gan(gan, out, preview=png.getvalue())
+    save_gan(gan, out, dtype, png.getvalue())
 
 
-def _frozen_features() -> EfficientNetLite:
+def frozen_features() -> EfficientNetLite:
     """The network that the projected discriminator looks through; without its package, as the bundled GAN carries it, in fp16."""
     try:
         return EfficientNetLite.pretrained()

@@ -1,0 +1,168 @@
+"""A slimmer GAN that draws as a trained one does: its student (knowledge distillation, Hinton et al. 2015, arXiv 1503.02531;
+of a conditional GAN, Li et al. 2020, arXiv 2003.08936).
+
+What reads (text encoder, mapping, memory of concepts, layouts) the student has from its teacher, as it is. What draws has fewer
+channels, begins with those of the teacher's that count most, and is trained as any generator is (`trainer.py`), but that the
+picture it is paired with is the teacher's of the same z and prompt: pixels and features can be matched exactly, and the
+discriminator tells the student's pictures from the teacher's.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import load_gan
+from ..data.folder import read_folder, read_pictures
+from ..data.scenes import compose
+from ..discriminator import DiscriminatorConfig
+from ..gan import GAN, Card
+from ..generator import Generator, GeneratorConfig
+from ..language.model import LanguageModel
+from .dataset import Batch, Dataset, build_dataset
+from .run import check_out, frozen_features, publish
+from .trainer import TrainingConfig, train
+
+DRAWS = ("canvas.", "scales.", "to_opacity.")  # the parameters that depend on the channels, all the others are the teacher's
+FEWEST = 8  # channels of a scale, and what they are a multiple of
+ADVERSARIAL_FROM = 0.7  # of the run, if nothing else is asked for: the student has the teacher's pictures to match until then
+
+
+@dataclass
+class Lessons(Dataset):
+    """The captions of a `Dataset` with the teacher's pictures of them, on its device."""
+
+    teacher: Generator
+
+    def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
+        drawn = super().draw(batch, generator, rows).to(self.teacher.canvas.weight.device)
+        with torch.no_grad():
+            images = self.teacher(drawn.z, drawn.tokens, drawn.pooled, drawn.mask, layout=drawn.layout)
+        return drawn._replace(images=images.clamp(-1, 1))
+
+
+def slimmer(config: GeneratorConfig, share: float) -> GeneratorConfig:
+    """With this share of the channels at every scale, rounded to a multiple of FEWEST."""
+    if not 0 < share < 1:
+        raise ValueError(f"A share of {share:g} of the channels makes no slimmer GAN: take one between 0 and 1, such as 0.5.")
+    channels = tuple(min(max(round(share * c / FEWEST), 1) * FEWEST, c) for c in config.channels)
+    if channels == config.channels:
+        raise ValueError(f"A share of {share:g} leaves all of the channels {list(channels)}: take a smaller one.")
+    return replace(config, channels=channels)
+
+
+def prune(teacher: Generator, config: GeneratorConfig) -> Generator:
+    """The generator of `config`, with those channels of `teacher` that the convolution after them weights most (Li et al. 2017,
+    arXiv 1608.08710, §3.1, from the side of the reader: the writer's weights have no size, since they are demodulated)."""
+    weights = teacher.state_dict()
+
+    def keep(name: str, rows: Tensor | None, columns: Tensor | None = None) -> None:
+        for choice, dimension in ((rows, 0), (columns, 1)):
+            if name in weights and choice is not None:
+                weights[name] = weights[name].index_select(dimension, choice)
+
+    readers = [scale.conv0.weight for scale in teacher.scales[1:]] + [teacher.scales[-1].to_rgb.weight]
+    before = None  # the channels that the scale before hands on
+    for i, (scale, count, reader) in enumerate(zip(teacher.scales, config.channels, readers)):
+        inner, outer = _strongest(scale.conv1.weight, count), _strongest(reader, count)
+        if i == 0:  # each channel of the canvas is 16 rows
+            keep("canvas.weight", (16 * inner[:, None] + torch.arange(16, device=inner.device)).flatten())
+            keep("canvas.bias", (16 * inner[:, None] + torch.arange(16, device=inner.device)).flatten())
+        for name in ("conv0.bias", "attention.out.weight", "attention.out.bias", "from_sketch.weight", "from_sketch.bias"):
+            keep(f"scales.{i}.{name}", inner)
+        keep(f"scales.{i}.conv0.weight", inner, before)
+        keep(f"scales.{i}.attention.query.weight", None, inner)
+        keep(f"scales.{i}.conv1.weight", outer, inner)
+        keep(f"scales.{i}.conv1.bias", outer)
+        keep(f"scales.{i}.to_rgb.weight", None, outer)
+        for name in ("style.weight", "style.bias"):
+            keep(f"scales.{i}.conv0.{name}", before)
+            keep(f"scales.{i}.conv1.{name}", inner)
+        before = outer
+    keep("to_opacity.weight", None, before)
+    student = Generator(config)
+    student.load_state_dict(weights)
+    return student
+
+
+def _strongest(reader: Tensor, count: int) -> Tensor:
+    """Of the input channels of a convolution [O,I,k,k] the `count` with the largest weights, in their order."""
+    return reader.float().square().sum((0, 2, 3)).topk(count).indices.sort().values
+
+
+def make_student(teacher: GAN, config: GeneratorConfig, name: str) -> GAN:
+    """A GAN of `config` that begins with what `teacher` has; only what draws, and its discriminator, are to be trained."""
+    known = teacher.discriminator
+    judge = DiscriminatorConfig(teacher.resolution, config.pooled_dim) if known is None else known.config
+    card = Card(name, f"{teacher.card.data}, as {teacher.card.name} draws them", teacher.card.licenses, prompts=teacher.card.prompts)
+    student = GAN(config, judge, teacher.recipe, card)
+    student.condition_norm.load_state_dict(teacher.condition_norm.state_dict())
+    student.generator = prune(teacher.generator, config)
+    for parameter_name, parameter in student.generator.named_parameters():
+        parameter.requires_grad_(parameter_name.startswith(DRAWS))
+    if known is None:
+        student.discriminator.projected.features = frozen_features()
+    else:
+        student.discriminator.load_state_dict(known.state_dict())
+    return student
+
+
+def distill_folder(
+    teacher: Path,
+    data: Path,
+    out: Path,
+    run: Path,
+    *,
+    share: float = 0.5,
+    dtype: torch.dtype = torch.float16,
+    preset: str = "balanced",
+    settings: dict[str, Any] | None = None,
+    resume: bool = False,
+    llm: str | None = None,
+    device: torch.device | str = "cpu",
+    save_every: float = 240.0,
+    progress: Callable[..., None] | None = None,
+) -> GAN:
+    """Train a student of the checkpoint `teacher`, with this share of its channels, on the captions of `data` and write it to `out`
+    as `dtype` (int8: see `save_gan`).
+
+    The rest is as in `train_folder`; when resuming, the share is the run's own.
+    Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
+    """
+    check_out(out, run, resume)
+    master = load_gan(teacher, device)
+    if resume:
+        shape = load_gan(run / "model.safetensors").generator.config
+        if replace(shape, channels=master.generator.config.channels) != master.generator.config:
+            raise ValueError(f"The run in {run} has another teacher than {teacher.name}: resume with that one.")
+        settings = json.loads((run / "config.json").read_text()) | (settings or {})
+    else:
+        shape = slimmer(master.generator.config, share)
+    examples = [example for example in read_folder(data)[0] if example.split == "train"]
+    if not examples:
+        raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
+    config = TrainingConfig.preset(preset, len(examples), **{"adversarial_from": ADVERSARIAL_FROM} | (settings or {}))
+    if config.scenes and not shape.things:
+        raise ValueError(f"{teacher.name} draws no scenes: leave --scenes out.")
+    model = LanguageModel.load(llm or master.recipe.model, device=device)
+    if difference := master.recipe.difference(model.recipe()):
+        raise ValueError(difference)
+
+    pictures = read_pictures(examples, master.resolution, run / "cache", progress)
+    scenes = compose(pictures.examples, config.scenes) if config.scenes else []
+    torch.manual_seed(config.seed)
+    student = make_student(master, shape, out.stem)
+    dataset = build_dataset(pictures, shape, model, student.condition_norm, run / "cache", scenes, False, progress)
+    del model
+    lessons = Lessons(**vars(dataset), teacher=master.generator)
+    try:
+        trained = train(student, lessons, config, run, resume, device, save_every, progress=progress)
+    except BaseException:
+        publish(load_gan(run / "model.safetensors"), dataset, out, dtype)
+        raise
+    publish(trained, dataset, out, dtype)
+    return trained
