@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..models.checkpoint import DEFAULT_GAN, load_gan, save_gan
+from ..models.checkpoint import DEFAULT_GAN, ENCODER, encoder_path, load_gan, save_gan
 from ..models.condition import Condition
 from ..models.gan import GAN as Network
 from ..models.gan import Latent, Scores
@@ -22,7 +22,13 @@ _FORMERLY = "icons-64 (bundled)"  # in workflows saved with the first versions
 
 
 def _files() -> dict[str, Path]:
-    return {_BUNDLED: DEFAULT_GAN, **comfyui.model_files("gan", ".safetensors"), _FORMERLY: DEFAULT_GAN}
+    files = {name: path for name, path in comfyui.model_files("gan", ".safetensors").items() if not name.endswith(ENCODER)}
+    return {_BUNDLED: DEFAULT_GAN, **files, _FORMERLY: DEFAULT_GAN}
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Changes whenever the checkpoint does, or the encoder beside it."""
+    return sum((comfyui.stamp(file) for file in (path, encoder_path(path)) if file.is_file()), ()) or None
 
 
 def managed(path: Path, precision: str) -> Managed:
@@ -37,7 +43,7 @@ def _describe(gan: Network) -> str:
     lines = [
         (
             f"{card.name}: {gan.resolution} x {gan.resolution} pixels, {'with' if gan.discriminator else 'without'}"
-            " discriminator"
+            f" discriminator, {'with' if gan.encoder else 'without'} encoder"
         ),
         f"reads prompts with {recipe.model}, layer {recipe.layer}, up to {recipe.max_tokens} tokens",
         card.data and f"trained on {card.data}",
@@ -86,14 +92,14 @@ class LoadGAN(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, gan, precision):
         path = _files().get(gan)
-        return comfyui.stamp(path) if path is not None and path.is_file() else None
+        return None if path is None else _stamp(path)
 
     @classmethod
     def execute(cls, gan, precision) -> io.NodeOutput:
         path = _files().get(gan)
         if path is None:
             raise FileNotFoundError(f"There is no GAN {gan} in ComfyUI/models/gan: put it there, or choose another.")
-        key = ("GAN", path, path.is_file() and comfyui.stamp(path), precision)
+        key = ("GAN", path, _stamp(path), precision)
         loaded = comfyui.shared(key, lambda: managed(path, precision))
         return io.NodeOutput(loaded, _describe(loaded.network))
 
