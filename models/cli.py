@@ -387,7 +387,6 @@ def _restore(options: argparse.Namespace) -> None:
     condition = model.encode([options.prompt], gan.recipe)
     style = None if options.style is None else model.encode([options.style], gan.recipe)
     names = [path.stem for path in options.images]
-    options.out.mkdir(parents=True, exist_ok=True)
     with _bar("steps") as bar, torch.inference_mode():
         for i, (name, picture) in enumerate(zip(names, pictures)):
             if style is None:
@@ -395,6 +394,7 @@ def _restore(options: argparse.Namespace) -> None:
             else:
                 result = restyle(gan, picture, condition, style, keep=options.keep, steps=options.steps, progress=bar)[0]
             number = f"-{names[:i].count(name) + 1}" if names.count(name) > 1 else ""
+            options.out.mkdir(parents=True, exist_ok=True)
             Image.fromarray(to_uint8(result)[0]).save(options.out / f"{name}{number}.png")
     print(f"{_count(len(pictures), 'picture')} in {options.out}{os.sep}")
 

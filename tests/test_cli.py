@@ -1,7 +1,7 @@
 """The command line, run as a user runs it but in this process."""
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 from llm_gan.models import cli
 from llm_gan.models.checkpoint import DEFAULT_GAN, save_gan
@@ -123,6 +123,29 @@ def test_numbers_that_are_none_are_refused(capsys):
         assert "with commas between" in capsys.readouterr().err
 
 
+@needs_default
+def test_a_spoilt_picture_is_restored_or_restyled(tmp_path, capsys):
+    assert main(["generate", "a red apple", "-n", "1", "--seed", "3", "--out", str(tmp_path)]) == 0
+    (drawn,) = tmp_path.glob("0*.png")
+    with Image.open(drawn) as picture:
+        whole = picture.convert("RGB")
+    spoilt = whole.filter(ImageFilter.GaussianBlur(1.5))
+    spoilt.save(tmp_path / "soft.png")
+    restore = ["restore", str(tmp_path / "soft.png"), "--prompt", "a red apple", "--out", str(tmp_path / "out")]
+    assert main([*restore, "--undo", "deblur"]) == 0
+
+    def error(picture):
+        return ImageStat.Stat(ImageChops.difference(whole, picture)).rms[0]
+
+    with Image.open(tmp_path / "out" / "soft.png") as sharp:
+        assert sharp.size == whole.size and error(sharp) < error(spoilt)
+    assert main([*restore, "--style", "a red apple, noto style", "--keep", "0"]) == 0
+    with Image.open(tmp_path / "out" / "soft.png") as restyled:
+        assert error(restyled) > error(spoilt)
+    assert main([*restore[:-1], str(tmp_path / "none")]) == 1
+    assert "nothing to undo" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_models_lists_gans_in_a_folder(tmp_path, capsys):
     save_gan(small_gan(), tmp_path / "mine.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"not a checkpoint")
@@ -149,6 +172,8 @@ ERRORS = {
     "nothing to compress by": (["compress", "x.safetensors", "--out", "y.safetensors"], "--int8, for a student with --share"),
     "a student without captions": (["compress", "x.safetensors", "--out", "y.safetensors", "--share", "0.5"], "with --data"),
     "a compressed pickle": (["compress", "x.safetensors", "--out", "y.pt", "--int8"], "end in .safetensors"),
+    "no picture to restore": (["restore", "none.png", "--undo", "denoise"], "not a picture that can be read"),
+    "no GAN to see with": (["train-encoder", "none.safetensors", "--data", "nowhere"], "There is no checkpoint"),
     "no packages": (["icons", "--packages", "nowhere", "--out", "there"], "npm pack"),
 }
 
