@@ -69,8 +69,8 @@ def invert(
     """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, given condition [N] or [1].
 
     The encoder finds it in one pass; `steps` of optimisation bring it nearer (minimising pixel and feature distance over z,
-    style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] is 1 where the
-    picture is not to be looked at. Of every picture the best that was seen is kept. `progress` may return True to stop there.
+    style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] or [1,H,W], of
+    any size, is 1 where the picture is not to be looked at. Of every picture the best that was seen is kept. `progress` may return True to stop there.
     Raises ValueError where the GAN was saved without its discriminator, or condition and images do not fit.
     """
     check_encoder(gan)
@@ -78,7 +78,10 @@ def invert(
     target = to_network(on_white(images), gan.resolution).to(gan.device)
     known = torch.ones_like(target[:, :1])
     if mask is not None:
-        known = (to_network(mask[..., None].float().expand(-1, -1, -1, 3), gan.resolution)[:, :1] < 0).to(target)
+        if len(mask) not in (1, len(images)):
+            raise ValueError(f"{len(images)} pictures and {len(mask)} masks: give one mask, or one for each picture.")
+        seen = to_network(mask[..., None].float(), gan.resolution) < 0
+        known = seen.to(target).expand_as(known)
     with torch.no_grad():
         latent, text = see(gan, target, condition, known)
     if steps:
