@@ -14,6 +14,7 @@ from llm_gan.models.benchmark.benchmark import at_resolution, benchmark
 from llm_gan.models.benchmark.measure import Spread, flops, interleaved, layers
 from llm_gan.models.benchmark.rivals import RIVALS, Entry, Rival
 from llm_gan.models.checkpoint import load_gan, save_gan
+from llm_gan.models.cli import main
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import RGB_GAIN, GeneratorConfig, ToRGB
 from llm_gan.models.language.model import LanguageModel
@@ -210,6 +211,12 @@ def test_what_cannot_be_measured_is_said_before_any_work(models, tmp_path):
         benchmark(*models, tmp_path, (100,), ())
     with pytest.raises(ValueError, match="There is no resolution to draw"):
         benchmark(*models, tmp_path, (), ())
+
+
+def test_the_command_says_what_is_wrong_with_its_options(capsys):
+    for options, sentence in ((["--resolutions", "64,big"], "give numbers of pixels"), (["--threads", "0"], "one is the least")):
+        assert main(["benchmark", *options]) == 1
+        assert sentence in capsys.readouterr().err
 
 
 def test_another_resolution_keeps_the_weights_that_fit():
