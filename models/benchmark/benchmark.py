@@ -44,12 +44,15 @@ def benchmark(
 ) -> dict:
     """Measure `gan`, its architecture at other `resolutions`, and `rivals`; `progress` is told what is being done.
 
+    `model` was loaded with all its layers (write=True): what the later ones would cost is measured too.
     `quick` takes each figure from few runs, to see that all of it works. Returns what benchmark.json holds. Raises ValueError,
     in one sentence, before any long work.
     """
     for name in rivals:
         if name not in RIVALS:
             raise ValueError(f"There is no rival {name}: choose from {', '.join(RIVALS)}.")
+    if not model.write:
+        raise ValueError(f"{model.name} was loaded for reading only: load it with write=True to compare with all its layers.")
     if not resolutions:
         raise ValueError("There is no resolution to draw: give at least one, such as 256.")
     sizes = {resolution: at_resolution(gan, resolution) for resolution in sorted(resolutions)}
@@ -107,7 +110,8 @@ def compare(
         sides: dict[tuple[str, str], Callable] = {(OURS, "new"): ours.new, (OURS, "known"): ours.known}
         ours.new(), ours.known()  # what is kept is kept
         precisions, counted = {OURS: _name(gan.dtype)}, {OURS: (flops(ours.new), flops(ours.known))}
-        weights = {OURS: _bytes(gan) + _bytes(model)}
+        unread = model.model.get_decoder().layers[gan.recipe.layer :]
+        weights = {OURS: _bytes(gan) + _bytes(model) - _bytes(unread)}
         for name, entry in entries.items():
             if resolution not in entry.resolutions:
                 continue
@@ -239,13 +243,11 @@ def limit(gan: GAN, model: LanguageModel, budget: dict) -> dict:
 
 def reading(model: LanguageModel, gan: GAN, budget: dict) -> dict:
     """What a new prompt costs: the layers that the recipe reads, after what is kept of the template; and all of it anew."""
-    full = LanguageModel.load(gan.recipe.model, device=gan.device, write=True) if model.layers > gan.recipe.layer else model
-    decoder = full.model.get_decoder() if full.write else full.model
     prompt = PROMPTS[0]
-    text = gan.recipe.template.replace("{prompt}", prompt)
-    ids = full.tokenizer(text, add_special_tokens=False).input_ids
-    if gan.recipe.bos and full.bos is not None:
-        ids = [full.bos, *ids]
+    ids = model.tokenizer(gan.recipe.template.replace("{prompt}", prompt), add_special_tokens=False).input_ids
+    if gan.recipe.bos and model.bos is not None:
+        ids = [model.bos, *ids]
+    decoder = model.model.get_decoder()
     whole = torch.tensor([ids], device=gan.device)
     times = interleaved({
         "recipe": lambda: model.encode([prompt], gan.recipe),
