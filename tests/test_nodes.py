@@ -728,8 +728,6 @@ def test_a_saved_latent_is_loaded_and_draws_the_same(pack, gan, draw, encode):
 @pytest.fixture
 def seen(pack, gan, draw, encode):
     """A drawing, its prompt, and the node that finds its latent."""
-    if gan.network.encoder is None:
-        pytest.skip("the bundled GAN has no encoder")
     conditioning = encode("a red apple")
     pictures = draw(conditioning)[0]
 
