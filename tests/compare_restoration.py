@@ -31,6 +31,7 @@ from llm_gan.models.restoration import restore, restyle
 from llm_gan.models.training.losses import feature_distances
 
 SHOWN = 6
+STYLED = 6  # times as many pictures are restyled, which is quick
 
 
 def each(work):
@@ -77,9 +78,11 @@ def main():
     options = parser.parse_args()
     gan, judge = load_gan(DEFAULT_GAN), EfficientNetLite.pretrained("lite1")
     model = LanguageModel.load(gan.recipe.model)
-    held_out = [example for example in read_folder(options.data)[0] if example.split != "train"]
-    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(1))[: options.pictures].tolist()
-    found = read_pictures([held_out[i] for i in order], gan.resolution)
+    training, held_out = [], []
+    for example in read_folder(options.data)[0]:
+        (training if example.split == "train" else held_out).append(example)
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(1)).tolist()
+    found = read_pictures([held_out[i] for i in order[: options.pictures]], gan.resolution)
     pictures = found.pixels.permute(0, 2, 3, 1).float() / 255
     condition = model.encode([(example.styled or example.captions)[0] for example in found.examples], gan.recipe)
 
@@ -115,10 +118,10 @@ def main():
         columns = [pictures, damaged, results[best] if best else damaged, results["**GAN, one pass**"]]
         shown += [column[i] for i in (0, 1) for column in columns]
     contact_sheet(torch.stack(shown), 8).save(options.out / "restoration.png")
-    restyled(gan, judge, model, pictures, found.examples, [e for e in read_folder(options.data)[0] if e.split == "train"], options.out)
+    restyled(gan, judge, model, [held_out[i] for i in order[: STYLED * options.pictures]], training, options.out)
 
 
-def restyled(gan, judge, model, pictures, examples, training, out):
+def restyled(gan, judge, model, examples, training, out):
     """Each picture in the style that comes after its own."""
     gallery = read_pictures(training, gan.resolution)
     seen = look(gallery.pixels, judge, lambda _: None)
@@ -127,10 +130,10 @@ def restyled(gan, judge, model, pictures, examples, training, out):
     concepts, styles = (sorted({getattr(e, kind) for e in gallery.examples}) for kind in ("concept", "style"))
     number = torch.tensor([concepts.index(e.concept) for e in gallery.examples])
     own = torch.nn.functional.one_hot(torch.tensor([styles.index(e.style) for e in gallery.examples])).float()
-    ridge = seen.shape[1] * torch.eye(seen.shape[1])
+    ridge = 0.1 * len(seen) * torch.eye(seen.shape[1])
     classifier = torch.linalg.solve(seen.t() @ seen + ridge, seen.t() @ (own - own.mean(0)))
-    told = [i for i, e in enumerate(examples) if e.concept in concepts]  # the others' concepts were held out
-    pictures, examples = pictures[told], [examples[i] for i in told]
+    found = read_pictures([e for e in examples if e.concept in concepts], gan.resolution)  # the others' concepts were held out
+    pictures, examples = found.pixels.permute(0, 2, 3, 1).float() / 255, found.examples
     wanted = torch.tensor([concepts.index(e.concept) for e in examples])
     other = torch.where(wanted == number[0], len(number) - 1, 0)
 
