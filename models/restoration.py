@@ -16,7 +16,8 @@ from .latents import between
 from .pictures import from_network, on_white, to_network
 
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
-SEAM = 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
+FAR, SEAM = 0.1, 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
+EDGE = 0.2  # a step of this much at the rim, of pixels in -1..1, is rather an edge than a seam
 LARGEST = 2048  # pixels, of a side of what is restored
 
 
@@ -165,16 +166,20 @@ def _resized(square: Tensor, known: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _match_rim(mended: Tensor, square: Tensor, known: Tensor, kinds: set[str]) -> Tensor:
-    """mended with what it differs by from the picture around the hole added inside it, fading with the distance: no seam.
+    """mended [1,3,S,S] with what its holes are lighter or darker than the picture beside them taken off, fading inwards: no seam.
 
-    Only where the known pixels are the truth: what else is undone changes them.
+    A step that is large is an edge of what is drawn, and stays. Only where the known pixels are the truth: what else is undone
+    changes them.
     """
     if kinds - {"inpaint"}:
         return mended
-    for pixels in (max(SEAM * square.shape[2], 1.0), 1.0):  # the second for what the first, broad, leaves along the very rim
-        sigma = torch.tensor([pixels])
-        difference = blur((square - mended) * known, sigma) / blur(known, sigma).clamp(min=0.25)
-        mended = mended + difference * (1 - known)
+    hole, pixel = 1 - known, torch.tensor([1.0])
+    for share, least in ((FAR, 1e-6), (SEAM, 0.05)):  # all through the hole, then what is left along its rim
+        beside, within = (blur(x * at, pixel) / blur(at, pixel).clamp(min=1e-3) for x, at in ((square, known), (mended, hole)))
+        step = beside - within
+        rim = blur(known, pixel) * blur(hole, pixel) * torch.exp(-(step.square().mean(1, keepdim=True)) / EDGE**2)
+        sigma = torch.tensor([max(share * square.shape[2], 1.0)])
+        mended = mended + hole * blur(step * rim, sigma) / blur(rim, sigma).clamp(min=least)
     return mended.clamp(-1, 1)
 
 

@@ -170,7 +170,8 @@ class Server:
 
     def images(self, history: dict[str, Any]) -> list[Image.Image]:
         """The pictures that a graph saved or previewed, in order: RGB, or RGBA where they have opacity."""
-        entries = [entry for output in history["outputs"].values() for entry in output.get("images", [])]
+        outputs = sorted(history["outputs"].items(), key=lambda output: output[0].rjust(9))  # by node, not as they came
+        entries = [entry for _, output in outputs for entry in output.get("images", [])]
         pictures = [Image.open(io.BytesIO(self.get("view", **entry))) for entry in entries]
         return [picture if picture.mode == "RGBA" else picture.convert("RGB") for picture in pictures]
 
