@@ -214,7 +214,8 @@ def test_what_cannot_be_measured_is_said_before_any_work(models, tmp_path):
 
 
 def test_the_command_says_what_is_wrong_with_its_options(capsys):
-    for options, sentence in ((["--resolutions", "64,big"], "give numbers of pixels"), (["--threads", "0"], "one is the least")):
+    wrong = {("--resolutions", "64,big"): "give numbers of pixels", ("--threads", "0"): "one is the least"}
+    for options, sentence in wrong.items():
         assert main(["benchmark", *options]) == 1
         assert sentence in capsys.readouterr().err
 
