@@ -17,7 +17,8 @@ from llm_gan.models.checkpoint import load_gan, save_gan
 from llm_gan.models.cli import main
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import RGB_GAIN, GeneratorConfig, ToRGB
-from llm_gan.models.language.model import LanguageModel
+from llm_gan.models.language.catalogue import resolve
+from llm_gan.models.language.model import LanguageModel, _load_tokenizer
 
 from test_gan import SMALL, condition, small_gan
 from test_language import save_tiny
@@ -63,6 +64,22 @@ def test_fewer_pictures_at_once_on_a_cpu_are_the_same_pictures(monkeypatch):
     cut, _ = gan.generate(condition(5), z, progress=lambda done, total: parts.append(done))
     assert parts == [2, 4, 5]
     assert torch.allclose(whole, cut, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
+def test_a_tokenizer_read_once_is_the_one_that_transformers_reads(name):
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        folder = resolve(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    ours, theirs = _load_tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    for text in ("a red heart", "猫 和 🍎 naïve  x\n", "<bos><eos> <start_of_turn>user", "<|im_start|>user\nhi<|im_end|>", ""):
+        assert ours(text).input_ids == theirs(text).input_ids
+        assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
+    assert ours.added_tokens_decoder == theirs.added_tokens_decoder and ours.chat_template == theirs.chat_template
+    assert ours.special_tokens_map == theirs.special_tokens_map
 
 
 # -------------------------------------------------------------------------------------------------------- measuring
@@ -214,7 +231,8 @@ def test_what_cannot_be_measured_is_said_before_any_work(models, tmp_path):
 
 
 def test_the_command_says_what_is_wrong_with_its_options(capsys):
-    for options, sentence in ((["--resolutions", "64,big"], "give numbers of pixels"), (["--threads", "0"], "one is the least")):
+    wrong = {("--resolutions", "64,big"): "give numbers of pixels", ("--threads", "0"): "one is the least"}
+    for options, sentence in wrong.items():
         assert main(["benchmark", *options]) == 1
         assert sentence in capsys.readouterr().err
 
