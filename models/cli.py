@@ -95,6 +95,23 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(restore)
 
+    edit = command("edit", _edit, "Make latents of seeds, pictures or latents, change them, and draw them: in this order of options.")
+    edit.add_argument("sources", nargs="+", metavar="SOURCE", help="a seed, a picture, or a .latent.safetensors file")
+    edit.add_argument("--prompt", required=True, help="what they show, and what is drawn")
+    edit.add_argument("--steps", type=int, default=100, help="of optimisation, to see a picture (100)")
+    edit.add_argument("--pick", metavar="PLACES", help="take some of them: 0, 3, 5-7")
+    edit.add_argument("--average", action="store_true", help="take what they have in common")
+    edit.add_argument("--style", metavar="SOURCE", help="take the styles of this one")
+    edit.add_argument("--layers", default="middle and fine", help="of the style and of the slides: coarse, middle, fine, all, or two")
+    edit.add_argument("--strength", type=float, default=1.0, help="of the style: 0 to 2 (1)")
+    edit.add_argument("--slide", default="", metavar="N=FAR,N=FAR", help="move along the Nth direction: 1=4,3=-2.5")
+    edit.add_argument("--method", default="sefa", help="of finding directions: sefa or pca (sefa)")
+    edit.add_argument("--vary", type=int, metavar="N", help="make N variations of each")
+    edit.add_argument("--variation", type=float, default=0.3, help="how far they go, 0 to 1 (0.3)")
+    edit.add_argument("--seed", type=int, default=0, help="of the variations (0)")
+    edit.add_argument("--out", type=Path, required=True, metavar="FILE", help="file.latent.safetensors to write; a .png goes beside it")
+    add_models(edit)
+
     command("models", _models, "List the language models and GANs at hand.").add_argument(
         "--folder", type=Path, action="append", default=[], metavar="DIR", help="look here too"
     )
@@ -397,6 +414,69 @@ def _restore(options: argparse.Namespace) -> None:
             options.out.mkdir(parents=True, exist_ok=True)
             Image.fromarray(to_uint8(result)[0]).save(options.out / f"{name}{number}.png")
     print(f"{_count(len(pictures), 'picture')} in {options.out}{os.sep}")
+
+
+def _edit(options: argparse.Namespace) -> None:
+    from . import latents
+    from .gan import Latent
+    from .inversion import invert
+    from .language.model import LanguageModel
+    from .pictures import contact_sheet, read_picture
+
+    if not options.out.name.endswith(latents.LATENT_FILE):
+        raise ValueError(f"{options.out} should end in {latents.LATENT_FILE}: that is the one format written.")
+    if options.out.exists():
+        raise FileExistsError(f"{options.out} is there already: choose another name, or move it away.")
+    slides = _slides(options.slide)
+    device = _device(options.device)
+    gan = _load_gan(options, device)
+    layers = latents.layers_of(gan.generator, options.layers.split(" and "))
+    condition = LanguageModel.load(options.llm or gan.recipe.model, device=device).encode([options.prompt], gan.recipe)
+
+    def source(text: str) -> Latent:
+        if text.isdigit():
+            return Latent(gan.sample_z(int(text), 1))
+        if text.endswith(latents.LATENT_FILE):
+            found = latents.load_latent(Path(text))[0]
+            gan.check_latent(found)
+            return found
+        with _bar("steps") as bar:
+            return invert(gan, read_picture(Path(text)), condition, steps=options.steps, progress=bar)
+
+    def drawn(latent: Latent):
+        return gan.generate(condition.repeat(len(latent)), latent)
+
+    latent = latents.join([source(text) for text in options.sources])
+    if options.pick is not None:
+        latent = latent[latents.indices(options.pick, len(latent))]
+    if options.average:
+        latent = latents.average(latent)
+    if options.style is not None:
+        style = source(options.style)
+        style = drawn(style)[1] if style.styles is None else style
+        latent = latents.mix(gan.generator, drawn(latent)[1], style, layers, strength=options.strength)
+    for number, far in slides:
+        direction = latents.directions(gan, options.method, layers, number)[number - 1 :]
+        latent = latents.slide(latent, direction, direction.new_tensor([far]), layers, gan.generator.num_styles)
+    if options.vary is not None:
+        latent = latents.vary(latent, options.vary, options.variation, options.seed)
+    pictures, latent = drawn(latent)
+    latents.save_latent(latent, options.out, gan, options.prompt)
+    sheet = options.out.with_name(options.out.name.removesuffix(latents.LATENT_FILE) + ".png")
+    contact_sheet(pictures, min(len(pictures), 8)).save(sheet)
+    print(f"{_count(len(latent), 'latent')} in {options.out}, drawn on {sheet}")
+
+
+def _slides(text: str) -> list[tuple[int, float]]:
+    """"1=4,3=-2.5" -> [(1, 4.0), (3, -2.5)]."""
+    try:
+        pairs = [part.split("=") for part in text.split(",") if part.strip()]
+        found = [(int(number), float(far)) for number, far in pairs]
+    except ValueError:
+        found = [(0, 0.0)]
+    if not all(number > 0 and abs(far) <= 1000 for number, far in found):
+        raise ValueError(f"--slide {text:.60}: write numbers of directions, from 1, and how far, as 1=4,3=-2.5.")
+    return found
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -264,6 +264,12 @@ class Sliders(io.ComfyNode):
                     )
                     for i in range(1, _SLIDERS + 1)
                 ),
+                io.String.Input(
+                    "names",
+                    default="",
+                    optional=True,
+                    tooltip="What you call the five, with commas between: it stands on the sheet, and stays with the workflow.",
+                ),
             ],
             [
                 _latent_output("Moved, to draw with the generator."),
@@ -272,7 +278,7 @@ class Sliders(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, gan, conditioning, latent, method, layers, first, **sliders) -> io.NodeOutput:
+    def execute(cls, gan, conditioning, latent, method, layers, first, names="", **sliders) -> io.NodeOutput:
         latent, condition = Latent.from_dict(latent), from_conditioning(conditioning)
         gan.network.check(condition)
         gan.network.check_latent(latent)
@@ -283,7 +289,9 @@ class Sliders(io.ComfyNode):
         tries = (torch.eye(_SLIDERS)[:, None] * torch.tensor(_SHEET)[:, None]).flatten(0, 1)
         shown = work.slide(latent[[0] * len(tries)], found, tries, chosen, num_styles)
         pictures, _ = draw(gan, condition[[0] * len(tries)], shown, 1.0)
-        sheet = labelled_sheet(pictures, [f"{at:g}" for at in _SHEET], [f"{first + i}" for i in range(_SLIDERS)])
+        called = [name.strip() for name in names.split(",")] + [""] * _SLIDERS
+        rows = [called[i] or f"{first + i}" for i in range(_SLIDERS)]
+        sheet = labelled_sheet(pictures, [f"{at:g}" for at in _SHEET], rows)
         return io.NodeOutput(moved.to_dict(), comfyui.image(sheet))
 
 

@@ -146,6 +146,28 @@ def test_a_spoilt_picture_is_restored_or_restyled(tmp_path, capsys):
     assert "nothing to undo" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
+@needs_default
+def test_latents_are_made_and_changed(tmp_path, capsys):
+    def edit(*words, name):
+        file = tmp_path / f"{name}.latent.safetensors"
+        assert main(["edit", *words, "--prompt", "a red apple", "--out", str(file)]) == 0, capsys.readouterr().err
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            return file, sheet.copy()
+
+    two, sheet = edit("1", "2", name="two")
+    assert sheet.size == (256, 128)
+    _, again = edit(str(two), name="again")
+    assert ImageChops.difference(sheet, again).getbbox() is None
+    _, second = edit(str(two), "--pick", "1", name="second")
+    assert max(high for _, high in ImageChops.difference(second, sheet.crop((128, 0, 256, 128))).getextrema()) <= 1
+    _, others = edit(str(two), "--average", "--style", "7", "--slide", "1=4", "--vary", "3", name="others")
+    assert others.size == (384, 128)
+    again_seen, seen = edit(str(tmp_path / "second.png"), "--steps", "0", name="seen")
+    assert ImageStat.Stat(ImageChops.difference(seen, second)).rms[0] < 40
+    assert main(["edit", "1", "--prompt", "x", "--out", str(again_seen)]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
 def test_models_lists_gans_in_a_folder(tmp_path, capsys):
     save_gan(small_gan(), tmp_path / "mine.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"not a checkpoint")
@@ -172,6 +194,8 @@ ERRORS = {
     "nothing to compress by": (["compress", "x.safetensors", "--out", "y.safetensors"], "--int8, for a student with --share"),
     "a student without captions": (["compress", "x.safetensors", "--out", "y.safetensors", "--share", "0.5"], "with --data"),
     "a compressed pickle": (["compress", "x.safetensors", "--out", "y.pt", "--int8"], "end in .safetensors"),
+    "a latent by another name": (["edit", "1", "--prompt", "x", "--out", "x.pt"], "should end in .latent.safetensors"),
+    "a slide to nowhere": (["edit", "1", "--prompt", "x", "--out", "x.latent.safetensors", "--slide", "up"], "as 1=4,3=-2.5"),
     "no picture to restore": (["restore", "none.png", "--undo", "denoise"], "not a picture that can be read"),
     "no GAN to see with": (["train-encoder", "none.safetensors", "--data", "nowhere"], "There is no checkpoint"),
     "no packages": (["icons", "--packages", "nowhere", "--out", "there"], "npm pack"),

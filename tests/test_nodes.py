@@ -104,7 +104,7 @@ CONTRACT = {
         "Latent Sliders",
         (
             "gan LLMGAN_GAN, conditioning CONDITIONING, latent LLMGAN_LATENT, method COMBO, layers COMBO, first INT,"
-            " slider_1 FLOAT, slider_2 FLOAT, slider_3 FLOAT, slider_4 FLOAT, slider_5 FLOAT"
+            " slider_1 FLOAT, slider_2 FLOAT, slider_3 FLOAT, slider_4 FLOAT, slider_5 FLOAT, names STRING"
         ),
         "latent LLMGAN_LATENT, sheet IMAGE",
     ),
@@ -695,6 +695,8 @@ def test_sliders_move_and_show_what_they_would_do(pack, gan, draw, encode):
     still, sheet = pack.run("Sliders", **inputs)
     assert torch.allclose(draw(conditioning, latent=still)[0], pictures, atol=1e-4)
     assert sheet.shape[0] == 1 and sheet.shape[1] > 5 * 128 and sheet.shape[2] > 5 * 128
+    named = pack.run("Sliders", **inputs, names="rounder, warmer")[1]
+    assert named.shape[1] == sheet.shape[1] and named.shape[2] > sheet.shape[2]
     moved, _ = pack.run("Sliders", **inputs | {"slider_1": 3.0})
     assert (draw(conditioning, latent=moved)[0] - pictures).abs().mean() > 0.01
 
