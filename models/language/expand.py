@@ -113,6 +113,13 @@ def _keeps_nouns(prompt: str, sentence: str) -> bool:
     return kept >= max(min(2, len(nouns)), math.ceil(len(nouns) / 2))
 
 
+def keeping(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """The arguments by which `model` reads on from the keys and values in `cache`, and adds to them; None is neither."""
+    # Newer versions of transformers warn of the older name, which is to go.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": cache is not None}
+
+
 @torch.no_grad()
 def generate(model: nn.Module, tokenizer: Any, ids: list[int], *, seed: int = 0, temperature: float = 0.3,
              max_tokens: int = 48, on_token: Callable[[str], None] | None = None) -> str:
@@ -132,7 +139,7 @@ def generate(model: nn.Module, tokenizer: Any, ids: list[int], *, seed: int = 0,
     step = torch.tensor([ids], device=device)
     for _ in range(max_tokens):
         seen = torch.ones(1, len(ids) + len(written), dtype=torch.long, device=device)
-        logits = model(input_ids=step, attention_mask=seen, past_key_values=cache, use_cache=True, **last).logits[0, -1]
+        logits = model(input_ids=step, attention_mask=seen, **keeping(model, cache), **last).logits[0, -1]
         logits = logits.float().cpu()
         logits[_repeating(written)] = -math.inf
         if temperature > 0:

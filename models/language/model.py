@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..condition import DEFAULT_MAX_TOKENS, DEFAULT_TEMPLATE, Condition, ConditionCache, Recipe
-from .expand import accept, generate, writing_prompt
+from .expand import accept, generate, keeping, writing_prompt
 from .gguf import conversion_record
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class LanguageModel(nn.Module):
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self._place[0])
         past = self._read_before(decoder, known, len(rows)) if known else None
-        states = decoder(input_ids=ids, past_key_values=past, use_cache=past is not None).last_hidden_state
+        states = decoder(input_ids=ids, **keeping(decoder, past)).last_hidden_state
         states = states.to("cpu", torch.float32)
         if not torch.isfinite(states).all():
             raise ValueError(f"{self.name} gave numbers that are not finite in {recipe.dtype}: load it in float32.")
@@ -239,7 +239,7 @@ class LanguageModel(nn.Module):
         key = (tuple(tokens), len(decoder.layers), *self._place)
         if self._before is None or self._before[0] != key:
             cache = DynamicCache()
-            decoder(input_ids=torch.tensor([tokens], device=self._place[0]), past_key_values=cache, use_cache=True)
+            decoder(input_ids=torch.tensor([tokens], device=self._place[0]), **keeping(decoder, cache))
             self._before = key, cache
         cache = copy.deepcopy(self._before[1])  # reading the prompts appends to it
         if rows > 1:
