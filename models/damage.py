@@ -87,7 +87,10 @@ def hole(size: int, generator: torch.Generator) -> Tensor:
 def damage(images: Tensor, kinds: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """images [B,3,R,R] in -1..1, damaged by the `kinds` bool [B,6] that each has -> the same, and where they are known
     [B,1,R,R] (1; 0 in holes, where the picture is set to 0)."""
-    between = lambda ends: ends[0] + (ends[1] - ends[0]) * float(torch.rand(1, generator=generator))  # noqa: E731
+
+    def between(ends: tuple[float, float]) -> float:
+        return ends[0] + (ends[1] - ends[0]) * float(torch.rand(1, generator=generator))
+
     results, known = [], torch.ones(len(images), 1, *images.shape[2:], device=images.device)
     for row, (image, own) in enumerate(zip(images, kinds.tolist())):
         own = dict(zip(KINDS, own))

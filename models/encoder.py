@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .damage import KINDS
 from .features import FEATURE_CHANNELS
-from .generator import Code, Generator, GeneratorConfig, Text, normalize_second_moment
+from .generator import Generator, GeneratorConfig, Text, normalize_second_moment
 
 GRID = 16  # pixels of the map on which the encoder works
 UNSHUFFLE = 2  # the refiner works at half the resolution
@@ -73,17 +73,17 @@ class PictureEncoder(nn.Module):
     def forward(self, images: Tensor, known: Tensor, features: list[Tensor], sketch: Tensor | None):
         """images [N,3,R,R] in -1..1, known [N,1,R,R], their frozen features, the prompt's sketch [N,C,S,S] ->
         z [N,z_dim] of unit size, style_shift [N,num_styles,style_dim], sketch_shift [N,C,S,S] or None."""
-        maps = [_to_grid(f) for f in features]
-        maps.append(_to_grid(F.pixel_unshuffle(torch.cat([images, known], 1), self.fine)))
+        maps = [_resized(f, GRID) for f in features]
+        maps.append(_resized(F.pixel_unshuffle(torch.cat([images, known], 1), self.fine), GRID))
         if sketch is not None:
-            maps.append(_to_grid(sketch))
+            maps.append(_resized(sketch, GRID))
         x = self.body(self.begin(torch.cat(maps, 1)))
         pooled = self.down(x)
         z = normalize_second_moment(self.to_z(pooled))
         styles = self.to_styles(pooled).unflatten(1, (self.num_styles, self.style_dim))
         if self.to_sketch is None:
             return z, styles, None
-        return z, styles, _to(self.to_sketch(F.relu(x)), self.sketch_resolution)
+        return z, styles, _resized(self.to_sketch(F.relu(x)), self.sketch_resolution)
 
 
 class Refiner(nn.Module):
@@ -139,7 +139,7 @@ class Encoder(nn.Module):
         self.refiner = Refiner(config)
 
 
-def read_picture(
+def find(
     encoder: PictureEncoder, generator: Generator, look, images: Tensor, known: Tensor, text: Text
 ) -> tuple[Tensor, Tensor, Tensor | None, Text]:
     """images [B,3,R,R] in -1..1, 0 where they are not known [B,1,R,R]; `look` gives frozen features of pictures ->
@@ -161,10 +161,6 @@ def read_picture(
     return z, styles, None if sketch is None else sketch.unflatten(0, (-1, things)), text
 
 
-def shifted_code(generator: Generator, z: Tensor, styles: Tensor | None, sketch: Tensor | None, text: Text) -> Code:
-    return generator.code(z, text).shifted(styles, sketch)
-
-
 def background_of(images: Tensor, known: Tensor, otherwise: Tensor) -> Tensor:
     """The median colour [B,3] along the known edge of images [B,3,H,W]; `otherwise` [B,3] where none of it is known."""
     edge = torch.zeros(images.shape[2:], dtype=torch.bool, device=images.device)
@@ -176,11 +172,8 @@ def background_of(images: Tensor, known: Tensor, otherwise: Tensor) -> Tensor:
     return torch.stack(colours)
 
 
-def _to_grid(features: Tensor) -> Tensor:
-    return _to(features, GRID)
-
-
-def _to(features: Tensor, size: int) -> Tensor:
+def _resized(features: Tensor, size: int) -> Tensor:
+    """features [B,C,H,H] -> [B,C,size,size], by means where they shrink."""
     if features.shape[2] > size:
         return F.adaptive_avg_pool2d(features, size)
     if features.shape[2] < size:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .encoder import read_picture
+from .encoder import find
 from .gan import GAN, Latent
 from .generator import Text
 from .pictures import from_network, on_white, to_network
@@ -37,9 +37,8 @@ def see(gan: GAN, images: Tensor, condition: Condition, known: Tensor | None = N
     text = gan.read(condition.to(gan.device))
     if gan.encoder is not None:
         images, known = images.to(gan.dtype), known.to(gan.dtype)
-        z, styles, sketch, text = read_picture(
-            gan.encoder.picture, gan.generator, gan.discriminator.projected.look, images, known, text
-        )
+        look = gan.discriminator.projected.look
+        z, styles, sketch, text = find(gan.encoder.picture, gan.generator, look, images, known, text)
     else:
         config, things = gan.generator.config, text.vector.shape[1]
         z = torch.zeros(len(images), config.z_dim, device=gan.device)

@@ -19,7 +19,7 @@ from ..checkpoint import load_gan, save_encoder
 from ..damage import KINDS, damage
 from ..data.folder import read_folder, read_pictures
 from ..data.scenes import compose
-from ..encoder import Encoder, EncoderConfig, read_picture, shifted_code
+from ..encoder import Encoder, EncoderConfig, find
 from ..gan import GAN
 from ..language.model import LanguageModel
 from ..pictures import contact_sheet, from_network
@@ -91,10 +91,9 @@ class EncoderTrainer:
 
     def _draw(self, images: Tensor, known: Tensor, text) -> Tensor:
         generator = self.gan.generator
-        z, styles, sketch, text = read_picture(
-            self.encoder.picture, generator, self.gan.discriminator.projected.look, images, known, text
-        )
-        return generator.synthesize(shifted_code(generator, z, styles, sketch, text), text)
+        look = self.gan.discriminator.projected.look
+        z, styles, sketch, text = find(self.encoder.picture, generator, look, images, known, text)
+        return generator.synthesize(generator.code(z, text).shifted(styles, sketch), text)
 
     def _schedule(self) -> None:
         config = self.config
