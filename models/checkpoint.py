@@ -6,8 +6,8 @@ matrix or convolution W as int8, with a scale for each of its rows in `NAME.scal
 stranger: nothing is unpickled, every number is checked against a bound before a network is built from it, and every
 tensor against the network before one is loaded.
 
-An encoder of pictures, which is trained for a GAN that can already draw, lies beside it in a file of its own, NAME.encoder.safetensors,
-and is loaded with it where it was trained for just these weights.
+An encoder of pictures, which is trained for a GAN that can already draw, lies beside it in a file of its own,
+NAME.encoder.safetensors, and is loaded with it where it was trained for just these weights.
 """
 
 import base64

@@ -60,7 +60,9 @@ class PictureEncoder(nn.Module):
         read = sum(FEATURE_CHANNELS) + 4 * self.fine**2 + self.sketched
         self.begin = nn.Conv2d(read, width, 1)
         self.body = nn.Sequential(*[Residual(width, norm=True) for _ in range(4)])
-        self.down = nn.Sequential(nn.Conv2d(width, width, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16 * width, 2 * width), nn.ReLU())
+        self.down = nn.Sequential(
+            nn.Conv2d(width, width, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16 * width, 2 * width), nn.ReLU()
+        )
         self.to_z = nn.Linear(2 * width, generator.z_dim)
         self.to_styles = nn.Linear(2 * width, self.num_styles * self.style_dim)
         self.to_sketch = nn.Conv2d(width, self.sketched, 3, padding=1) if self.sketched else None

@@ -23,7 +23,9 @@ Progress = Callable[[int, int, Tensor | None], bool | None]  # (done, total, pic
 def check_encoder(gan: GAN) -> None:
     """ValueError, saying what to do, where `gan` cannot see pictures."""
     if gan.discriminator is None:
-        raise ValueError(f"The GAN {gan.card.name} was saved without its discriminator, through which it sees: load one with it.")
+        raise ValueError(
+            f"The GAN {gan.card.name} was saved without its discriminator, through which it sees: load one with it."
+        )
 
 
 def see(gan: GAN, images: Tensor, condition: Condition, known: Tensor | None = None) -> tuple[Latent, Text]:
@@ -69,7 +71,8 @@ def invert(
 
     The encoder finds it in one pass; `steps` of optimisation bring it nearer (minimising pixel and feature distance over z,
     style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] or [1,H,W], of
-    any size, is 1 where the picture is not to be looked at. Of every picture the best that was seen is kept. `progress` may return True to stop there.
+    any size, is 1 where the picture is not to be looked at. Of every picture the best that was seen is kept.
+    `progress` may return True to stop there.
     Raises ValueError where the GAN was saved without its discriminator, or condition and images do not fit.
     """
     check_encoder(gan)

@@ -127,7 +127,7 @@ def average(latents: Latent, weights: Tensor | None = None) -> Latent:
 
 
 def indices(text: str, count: int) -> list[int]:
-    """"0, 3, 5-7" -> [0, 3, 5, 6, 7]; -1 is the last of `count`. ValueError for anything else, or beyond."""
+    """ "0, 3, 5-7" -> [0, 3, 5, 6, 7]; -1 is the last of `count`. ValueError for anything else, or beyond."""
     found: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"(-?\d{1,6})(?:\s*-\s*(\d{1,6}))?", part)
@@ -195,7 +195,12 @@ def save_latent(latent: Latent, path: Path, gan: GAN, note: str = "") -> Path:
     """Write `latent` as safetensors, with the name of its GAN and the recipe of its prompts; `note` may say what it is."""
     if path.exists():
         raise FileExistsError(f"{path} is there already: choose another name, or move it away.")
-    metadata = {"llm_gan_latent": FORMAT_VERSION, "gan": gan.card.name, "recipe": json.dumps(gan.recipe.to_dict()), "note": note}
+    metadata = {
+        "llm_gan_latent": FORMAT_VERSION,
+        "gan": gan.card.name,
+        "recipe": json.dumps(gan.recipe.to_dict()),
+        "note": note,
+    }
     save_tensors({name: part.contiguous() for name, part in latent.to_dict().items()}, path, metadata)
     return path
 

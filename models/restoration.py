@@ -159,7 +159,8 @@ def _resized(square: Tensor, known: Tensor, size: int) -> tuple[Tensor, Tensor]:
     if square.shape[2] == size:
         return square * known, known
     share, x = (
-        F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False) for part in (known, square * known)
+        F.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        for part in (known, square * known)
     )
     seen = (share > 0.5).to(x)
     return x / share.clamp(min=1e-3) * seen, seen
@@ -206,7 +207,9 @@ def restyle(
         if not 0 <= value <= 1:
             raise ValueError(f"A {name} of {value:g}: give from 0 to 1.")
     if gan.encoder is None and not steps:
-        raise ValueError(f"The GAN {gan.card.name} has no encoder, so it sees pictures by optimisation: give steps, 100 or more.")
+        raise ValueError(
+            f"The GAN {gan.card.name} has no encoder, so it sees pictures by optimisation: give steps, 100 or more."
+        )
     count = len(images)
     condition = for_images(gan, condition, count)
     if isinstance(style, Latent):

@@ -205,7 +205,9 @@ class Pick(io.ComfyNode):
         latent = Latent.from_dict(latent)
         rows = work.indices(places, len(latent))
         if images is not None and len(images) != len(latent):
-            raise ValueError(f"{len(latent)} latents and {len(images)} pictures: connect the pictures drawn from these latents.")
+            raise ValueError(
+                f"{len(latent)} latents and {len(images)} pictures: connect the pictures drawn from these latents."
+            )
         return io.NodeOutput(latent[rows].to_dict(), None if images is None else images[rows])
 
 
@@ -224,7 +226,12 @@ class Vary(io.ComfyNode):
                     "strength", default=0.3, min=0.0, max=1.0, step=0.05, tooltip="0 changes nothing, 1 keeps its edits only."
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=True, tooltip="Another seed, other variations."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=True,
+                    tooltip="Another seed, other variations.",
                 ),
             ],
             [_latent_output("The variations of the first, then those of the next.")],
@@ -257,10 +264,17 @@ class Sliders(io.ComfyNode):
                     tooltip="sefa: what the weights of the layers hear best. pca: how pictures of one prompt differ most.",
                 ),
                 _range_input("all"),
-                io.Int.Input("first", default=1, min=1, max=64, tooltip="The direction of the first slider, the strongest is 1."),
+                io.Int.Input(
+                    "first", default=1, min=1, max=64, tooltip="The direction of the first slider, the strongest is 1."
+                ),
                 *(
                     io.Float.Input(
-                        f"slider_{i}", default=0.0, min=-20.0, max=20.0, step=0.1, tooltip=f"How far along direction first + {i - 1}."
+                        f"slider_{i}",
+                        default=0.0,
+                        min=-20.0,
+                        max=20.0,
+                        step=0.1,
+                        tooltip=f"How far along direction first + {i - 1}.",
                     )
                     for i in range(1, _SLIDERS + 1)
                 ),
@@ -309,10 +323,14 @@ class SeedExplorer(io.ComfyNode):
             [
                 GAN.Input("gan", tooltip="From Load Conditional GAN."),
                 io.Conditioning.Input("conditioning", tooltip="One prompt, or several for a row each."),
-                io.Int.Input("first_seed", default=0, min=0, max=2**63 - 1, tooltip="Of the first column; the next is one more."),
+                io.Int.Input(
+                    "first_seed", default=0, min=0, max=2**63 - 1, tooltip="Of the first column; the next is one more."
+                ),
                 io.Int.Input("seeds", default=8, min=1, max=64, tooltip="How many columns."),
                 io.String.Input(
-                    "truncations", default="0.4, 0.7, 1.0", tooltip="A row for each; of several prompts the last is used for all."
+                    "truncations",
+                    default="0.4, 0.7, 1.0",
+                    tooltip="A row for each; of several prompts the last is used for all.",
                 ),
             ],
             [
@@ -350,7 +368,9 @@ class SaveLatent(io.ComfyNode):
             [
                 GAN.Input("gan", tooltip="The GAN that they are of."),
                 LATENT.Input("latent", tooltip="A batch of any size."),
-                io.String.Input("filename_prefix", default="latent", tooltip="Start of the file's name, which a number follows."),
+                io.String.Input(
+                    "filename_prefix", default="latent", tooltip="Start of the file's name, which a number follows."
+                ),
                 io.String.Input("note", default="", tooltip="What it is, for whoever loads it: prompt and seed, say."),
             ],
             [io.String.Output("path", display_name="path", tooltip="Where the file is.")],

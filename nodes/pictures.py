@@ -130,7 +130,9 @@ class Restyle(io.ComfyNode):
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN, with an encoder, as the bundled one has."),
                 io.Image.Input("images", tooltip="Pictures of any size; they are scaled to the GAN's square, on white."),
-                io.Conditioning.Input("conditioning", tooltip="What they show, without the style: one prompt, or one for each."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="What they show, without the style: one prompt, or one for each."
+                ),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip="From its own style (0) to the other (1)."
                 ),
@@ -163,9 +165,7 @@ class Restyle(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, gan, images, conditioning, strength, keep, steps, style=None, style_latent=None
-    ) -> io.NodeOutput:
+    def execute(cls, gan, images, conditioning, strength, keep, steps, style=None, style_latent=None) -> io.NodeOutput:
         if (style is None) == (style_latent is None):
             raise ValueError("Restyle Image needs one style: connect a prompt that names it, or a latent, and not both.")
         condition = from_conditioning(conditioning)

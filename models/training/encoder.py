@@ -210,7 +210,9 @@ def train_encoder_folder(
     check_run(run, resume)
     gan = load_gan(checkpoint)
     if gan.discriminator is None:
-        raise ValueError(f"{checkpoint.name} was saved without its discriminator, through which an encoder looks: take one with it.")
+        raise ValueError(
+            f"{checkpoint.name} was saved without its discriminator, through which an encoder looks: take one with it."
+        )
     examples, skipped = read_folder(data)
     examples = [example for example in examples if example.split == "train"]
     if not examples:
