@@ -80,8 +80,7 @@ def invert(
     target = to_network(on_white(images), gan.resolution).to(gan.device)
     known = torch.ones_like(target[:, :1])
     if mask is not None:
-        if len(mask) not in (1, len(images)):
-            raise ValueError(f"{len(images)} pictures and {len(mask)} masks: give one mask, or one for each picture.")
+        check_mask(mask, len(images))
         seen = to_network(mask[..., None].float(), gan.resolution) < 0
         known = seen.to(target).expand_as(known)
     with torch.no_grad():
@@ -89,6 +88,12 @@ def invert(
     if steps:
         latent = approach(gan, latent, text, target, known, steps, progress)
     return Latent.from_dict(latent.to_dict())
+
+
+def check_mask(mask: Tensor, count: int) -> None:
+    """ValueError where mask [M,H,W] is neither one for all of `count` pictures nor one for each."""
+    if len(mask) not in (1, count):
+        raise ValueError(f"{count} pictures and {len(mask)} masks: give one mask, or one for each picture.")
 
 
 def for_images(gan: GAN, condition: Condition, count: int) -> Condition:

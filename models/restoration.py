@@ -11,7 +11,7 @@ from torch import Tensor
 from .condition import Condition
 from .damage import KINDS, blur, enlarged
 from .gan import GAN, Latent
-from .inversion import Progress, approach, check_encoder, draw, for_images, see
+from .inversion import Progress, approach, check_encoder, check_mask, draw, for_images, see
 from .latents import between
 from .pictures import from_network, on_white, to_network
 
@@ -45,7 +45,9 @@ def restore(
     condition = for_images(gan, condition, len(images))
     images = on_white(images).float().cpu()
     height, width = (round(side * zoom) for side in images.shape[1:3])
-    x = enlarged(images.permute(0, 3, 1, 2) * 2 - 1, (height, width)) if zoom != 1 else images.permute(0, 3, 1, 2) * 2 - 1
+    x = images.permute(0, 3, 1, 2) * 2 - 1
+    if zoom != 1:
+        x = enlarged(x, (height, width))
     lost = torch.zeros(len(x), 1, height, width)
     if mask is not None:
         lost = (F.interpolate(mask[:, None].float().cpu(), (height, width)) > 0.5).float().expand(len(x), -1, -1, -1)
@@ -83,8 +85,8 @@ def _check(gan: GAN, images: Tensor, undo: Collection[str], mask: Tensor | None,
         raise ValueError(
             f"{images.shape[2]} x {images.shape[1]} pixels times {zoom:g} are more than {LARGEST} to a side: give smaller pictures."
         )
-    if mask is not None and len(mask) not in (1, len(images)):
-        raise ValueError(f"{len(images)} pictures and {len(mask)} masks: give one mask, or one for each picture.")
+    if mask is not None:
+        check_mask(mask, len(images))
     kinds = set(undo) | ({"inpaint"} if mask is not None else set()) | ({"enlarge"} if zoom > 1 else set())
     if "inpaint" in undo and mask is None:
         raise ValueError("To inpaint, a mask must say what is lost.")

@@ -136,10 +136,10 @@ def generate(model: nn.Module, tokenizer: Any, ids: list[int], *, seed: int = 0,
     # The head's logits of all positions would take 1 MB each for a vocabulary of 262 144.
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache, written, text = DynamicCache(), [], ""
-    step = torch.tensor([ids], device=device)
+    step, reading = torch.tensor([ids], device=device), keeping(model, cache)
     for _ in range(max_tokens):
         seen = torch.ones(1, len(ids) + len(written), dtype=torch.long, device=device)
-        logits = model(input_ids=step, attention_mask=seen, **keeping(model, cache), **last).logits[0, -1]
+        logits = model(input_ids=step, attention_mask=seen, **reading, **last).logits[0, -1]
         logits = logits.float().cpu()
         logits[_repeating(written)] = -math.inf
         if temperature > 0:

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import load_gan
-from ..data.folder import read_folder, read_pictures
+from ..data.folder import read_pictures
 from ..data.scenes import compose
 from ..discriminator import DiscriminatorConfig
 from ..gan import GAN, Card
 from ..generator import Generator, GeneratorConfig
 from ..language.model import LanguageModel
 from .dataset import Batch, Dataset, build_dataset
-from .run import check_out, frozen_features, publish
+from .run import check_out, frozen_features, publish, read_training
 from .trainer import TrainingConfig, train
 
 DRAWS = ("canvas.", "scales.", "to_opacity.")  # the parameters that depend on the channels, all the others are the teacher's
@@ -142,9 +142,7 @@ def distill_folder(
         settings = json.loads((run / "config.json").read_text()) | (settings or {})
     else:
         shape = slimmer(master.generator.config, share)
-    examples = [example for example in read_folder(data)[0] if example.split == "train"]
-    if not examples:
-        raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
+    examples, _ = read_training(data)
     config = TrainingConfig.preset(preset, len(examples), **{"adversarial_from": ADVERSARIAL_FROM} | (settings or {}))
     if config.scenes and not shape.things:
         raise ValueError(f"{teacher.name} draws no scenes: leave --scenes out.")

@@ -17,16 +17,18 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_gan, save_encoder
 from ..damage import KINDS, damage
-from ..data.folder import read_folder, read_pictures
+from ..data.folder import read_pictures
 from ..data.scenes import compose
 from ..encoder import Encoder, EncoderConfig, find
 from ..gan import GAN
+from ..generator import Text
 from ..language.model import LanguageModel
 from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Dataset, build_dataset
 from .log import RunLog
 from .losses import feature_distance
+from .run import read_training
 from .trainer import check_run, load_optimizer, optimizer_tensors, read_state, under
 
 log = logging.getLogger(__name__)
@@ -68,9 +70,7 @@ class EncoderTrainer:
         with torch.no_grad():
             text = self.gan.generator.read(batch.tokens, batch.pooled, batch.mask, batch.layout)
             real = look(batch.images)
-        drawn = self._draw(damaged, known, text)
-        base = torch.where(known > 0, damaged, drawn.detach().clamp(-1, 1))
-        restored = self.encoder.refiner(base, drawn.detach().clamp(-1, 1), known, kinds)
+        drawn, restored = self.restore(damaged, known, kinds, text)
         both = look(torch.cat([drawn, restored]))
         found = [f[: len(drawn)] for f in both]
         mended = [f[len(drawn) :] for f in both]
@@ -89,11 +89,15 @@ class EncoderTrainer:
         self.images_seen += config.batch_size
         return {name: value.item() for name, value in figures.items()}
 
-    def _draw(self, images: Tensor, known: Tensor, text) -> Tensor:
+    def restore(self, images: Tensor, known: Tensor, kinds: Tensor, text: Text) -> tuple[Tensor, Tensor]:
+        """Damaged images [B,3,R,R], known [B,1,R,R], kinds [B,6] -> as they are drawn, and as they are restored from that. The
+        refiner takes the drawing as it comes: no gradient passes from it to the picture's encoder."""
         generator = self.gan.generator
         look = self.gan.discriminator.projected.look
         z, styles, sketch, text = find(self.encoder.picture, generator, look, images, known, text)
-        return generator.synthesize(generator.code(z, text).shifted(styles, sketch), text)
+        drawn = generator.synthesize(generator.code(z, text).shifted(styles, sketch), text)
+        seen = drawn.detach().clamp(-1, 1)
+        return drawn, self.encoder.refiner(torch.where(known > 0, images, seen), seen, known, kinds)
 
     def _schedule(self) -> None:
         config = self.config
@@ -181,8 +185,7 @@ def _save(trainer: EncoderTrainer, run: Path) -> None:
     damaged, known = (x.to(trainer.device) for x in damage(batch.images, kinds, random))
     own = batch.to(trainer.device)
     text = gan.generator.read(own.tokens, own.pooled, own.mask, own.layout)
-    drawn = trainer._draw(damaged, known, text).clamp(-1, 1)
-    restored = gan.encoder.refiner(torch.where(known > 0, damaged, drawn), drawn, known, kinds.to(known))
+    drawn, restored = trainer.restore(damaged, known, kinds.to(known), text)
     rows = torch.stack([own.images, damaged, drawn, restored], 1).flatten(0, 1)
     contact_sheet(from_network(rows), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
     save_tensors(trainer.state(), run / "state.safetensors")
@@ -213,10 +216,7 @@ def train_encoder_folder(
         raise ValueError(
             f"{checkpoint.name} was saved without its discriminator, through which an encoder looks: take one with it."
         )
-    examples, skipped = read_folder(data)
-    examples = [example for example in examples if example.split == "train"]
-    if not examples:
-        raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
+    examples, skipped = read_training(data)
     settings = json.loads((run / "config.json").read_text()) if resume else {}
     settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
     config = EncoderTraining(**settings)

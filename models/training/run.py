@@ -14,7 +14,7 @@ import torch.distributed as dist
 from PIL.Image import Image
 
 from ..checkpoint import DEFAULT_GAN, load_gan, save_gan
-from ..data.folder import read_folder, read_pictures
+from ..data.folder import Example, Skipped, read_folder, read_pictures
 from ..data.scenes import MAX_THINGS, compose
 from ..discriminator import DiscriminatorConfig
 from ..features import EfficientNetLite
@@ -58,10 +58,7 @@ def train_folder(
     """
     check_out(out, run, resume)
     shape = GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
-    examples, skipped = read_folder(data)
-    examples = [example for example in examples if example.split == "train"]
-    if not examples:
-        raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
+    examples, skipped = read_training(data)
     if resume:
         settings = json.loads((run / "config.json").read_text()) | (settings or {})
     config = TrainingConfig.preset(preset, len(examples), **(settings or {}))
@@ -129,6 +126,15 @@ def train_folder(
     if first:
         publish(trained, dataset, out)
     return trained
+
+
+def read_training(data: Path) -> tuple[list[Example], list[Skipped]]:
+    """What `read_folder` finds in `data`, without the held-out splits; ValueError where that leaves nothing."""
+    examples, skipped = read_folder(data)
+    examples = [example for example in examples if example.split == "train"]
+    if not examples:
+        raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
+    return examples, skipped
 
 
 def check_out(out: Path, run: Path | None = None, resume: bool = False) -> None:
