@@ -18,7 +18,7 @@ from llm_gan.models.cli import main
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import RGB_GAIN, GeneratorConfig, ToRGB
 from llm_gan.models.language.catalogue import resolve
-from llm_gan.models.language.model import LanguageModel, _load_tokenizer
+from llm_gan.models.language.model import LanguageModel, _Tokenizer, _bos
 
 from test_gan import SMALL, condition, small_gan
 from test_language import save_tiny
@@ -74,12 +74,11 @@ def test_a_tokenizer_read_once_is_the_one_that_transformers_reads(name):
         folder = resolve(name)
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    ours, theirs = _load_tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    ours, theirs = _Tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     for text in ("a red heart", "猫 和 🍎 naïve  x\n", "<bos><eos> <start_of_turn>user", "<|im_start|>user\nhi<|im_end|>", ""):
         assert ours(text).input_ids == theirs(text).input_ids
-        assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
-    assert ours.added_tokens_decoder == theirs.added_tokens_decoder and ours.chat_template == theirs.chat_template
-    assert ours.special_tokens_map == theirs.special_tokens_map
+    special = [{i for i, token in kind.added_tokens_decoder.items() if token.special} for kind in (ours, theirs)]
+    assert special[0] == special[1] and _bos(ours) == _bos(theirs) and ours.unk_token_id == theirs.unk_token_id
 
 
 # -------------------------------------------------------------------------------------------------------- measuring

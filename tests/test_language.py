@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from llm_gan.models.condition import ConditionCache
-from llm_gan.models.language import expand, model as language
+from llm_gan.models.language import expand
 from llm_gan.models.language.catalogue import find_language_models, resolve
+from llm_gan.models.language.decoder import Decoder, DecoderConfig, Matrix, Place
 from llm_gan.models.language.gguf import convert_gguf, conversion_record
-from llm_gan.models.language.model import LanguageModel, choose_dtype
+from llm_gan.models.language.model import LanguageModel, TransformersDecoder, choose_dtype
 
 PROMPTS = ["red apple", "一张包含猫和狗的图像", "a cat and a dog sitting on a red sofa in the evening sun, watercolour", "",
            "smiling face with sunglasses, 3D style", "狗脸"]
@@ -435,7 +436,7 @@ def test_models_are_found_by_name(tiny_folder, tmp_path, gguf_file):
 def test_reading_keeps_only_the_layers_it_needs(tiny, tiny_folder):
     reading = LanguageModel.load(tiny_folder)
     assert sum(p.numel() for p in reading.parameters()) < sum(p.numel() for p in tiny.parameters())
-    assert len(reading.model.layers) == reading.recipe().layer == round(0.78 * 5)
+    assert len(reading.reader.layers) == reading.recipe().layer == round(0.78 * 5)
     a, b = reading.encode(PROMPTS), tiny.encode(PROMPTS)
     assert torch.equal(a.tokens, b.tokens) and torch.equal(a.pooled, b.pooled) and a.recipe == b.recipe
     with pytest.raises(ValueError, match="layer 5, but tiny has 5 layers, of which 4 are loaded"):
@@ -458,14 +459,14 @@ def test_the_beginning_of_the_template_is_read_once(tiny, template):
     """And the states are those of reading everything, also for an empty prompt and in a batch."""
     recipe, prompts = tiny.recipe(template=template, layer=3), ["red", "", "two green apples"]
     read, tiny._before = [], None
-    hook = tiny._decoder.layers[0].register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[:2].numel()))
+    hook = tiny.reader.layers[0].register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[:2].numel()))
     first, again = tiny.encode(prompts, recipe), tiny.encode(prompts, recipe)
     hook.remove()
     before, after = (tiny._tokens(part) for part in template.split("{prompt}"))
     longest = max(len(tiny._tokens(prompt)) for prompt in prompts)
     before = [tiny.bos, *before]
-    own = (1 if language._masks_any_cache() else len(before)) + longest + len(after)  # and the last word before the prompt
-    assert read[-1] == len(prompts) * own and len(read) == (3 if len(before) > 1 and language._masks_any_cache() else 2)
+    kept = len(before) - (not after) if tiny.reader.keeps else 0  # an empty prompt may end with the last word before it
+    assert read[-1] == len(prompts) * (len(before) - kept + longest + len(after)) and len(read) == (3 if kept else 2)
     assert torch.equal(first.tokens, again.tokens)
     for row, prompt in enumerate(prompts):
         ids = before + tiny._tokens(prompt) + after
@@ -518,14 +519,56 @@ def test_gemma_is_never_loaded_in_fp16():
         choose_dtype("llama", cpu, torch.float64)
 
 
-def test_on_a_cpu_gemma_computes_in_fp32_and_its_vocabulary_stays_as_stored(gemma):
-    """Bit for bit as if every weight had been loaded in fp32."""
-    reader = LanguageModel.load(installed("gemma-3-270m"))
-    one, other = reader.encode(PROMPTS), gemma.encode(PROMPTS)
-    assert one.recipe.dtype == "float32"
-    assert torch.equal(one.tokens, other.tokens) and torch.equal(one.pooled, other.pooled)
-    embedding, = reader.model.get_input_embeddings().parameters()
-    assert embedding.dtype == torch.bfloat16
+@pytest.mark.parametrize("name", ["gemma", "smollm"])
+def test_reading_gives_the_numbers_of_transformers(name, request):
+    """From weights that stay as the file has them, for all but the norms."""
+    writer = request.getfixturevalue(name)
+    reader = LanguageModel.load(writer.name)
+    assert isinstance(reader.reader, Decoder) and isinstance(writer.reader, TransformersDecoder)
+    assert {matrix.weight.dtype for matrix in reader.modules() if isinstance(matrix, Matrix)} <= {torch.bfloat16, torch.float16}
+    one, other = reader.encode(PROMPTS), writer.encode(PROMPTS)
+    assert one.recipe == other.recipe and one.recipe.dtype == "float32"
+    for a, b in ((one.tokens, other.tokens), (one.pooled, other.pooled)):
+        assert torch.linalg.vector_norm(a - b) <= 1e-5 * torch.linalg.vector_norm(b)
+
+
+def test_reading_imports_no_transformers():
+    code = ("import sys; from llm_gan.models.language.model import LanguageModel; "
+            f"LanguageModel.load({installed('gemma-3-270m')!r}).encode(['a']); sys.exit('transformers' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("rows", [1, 5, 17])
+def test_a_matrix_multiplies_exactly_as_it_is_stored(rows):
+    random = torch.Generator().manual_seed(rows)
+    weight = torch.randn(48, 32, generator=random)
+    x = torch.randn(rows, 32, generator=random)
+    for stored in (weight.half(), weight.bfloat16(), weight.bfloat16() * 1e-30):  # the last is beyond fp16: it is widened
+        product, exact = Matrix(stored)(x), x.double() @ stored.double().t()
+        assert product.dtype == torch.float32 and (product - exact).abs().max() <= 2e-5 * stored.abs().max()
+        alone = torch.cat([Matrix(stored)(row[None]) for row in x])
+        assert (product - alone).abs().max() <= 2e-5 * stored.abs().max()
+    assert Matrix(weight.bfloat16())(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_decoder_moves_and_reads_at_the_precision_asked_for(gguf_file, tmp_path):
+    exact = LanguageModel.load(gguf_file, convert_to=tmp_path)
+    lower = LanguageModel.load(gguf_file, convert_to=tmp_path, dtype=torch.bfloat16)
+    assert isinstance(lower.reader, Decoder) and lower.recipe().dtype == "bfloat16"
+    a, b = exact.encode(PROMPTS), lower.encode(PROMPTS)
+    assert torch.linalg.vector_norm(a.pooled - b.pooled) < 0.05 * torch.linalg.vector_norm(a.pooled)
+
+
+@pytest.mark.parametrize("change", [{"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {"hidden_act": "gelu"},
+                                    {"attention_bias": True}, {"model_type": "qwen2"}, {"head_dim": None}])
+def test_a_decoder_of_another_kind_is_left_to_transformers(gguf_file, tmp_path, change):
+    config = json.loads((resolve(gguf_file, tmp_path) / "config.json").read_text())
+    assert DecoderConfig.of(config) is not None and DecoderConfig.of(config | change) is None
+
+
+def test_a_decoder_looks_back_no_further_than_its_window():
+    near = Place.after(3, 4, 10_000.0, 2, 8, torch.zeros(1)).mask
+    assert near.tolist() == [[j in (i + 2, i + 3) for j in range(7)] for i in range(4)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -540,7 +583,7 @@ def test_lower_precision_is_recorded_and_close(tiny, tiny_folder, dtype):
 def count_layers(model):
     """A list that grows by one with every decoder layer that runs, and the hooks to remove."""
     ran = []
-    return ran, [layer.register_forward_hook(lambda *_: ran.append(1)) for layer in model._decoder.layers]
+    return ran, [layer.register_forward_hook(lambda *_: ran.append(1)) for layer in model.reader.layers]
 
 
 def test_a_cache_hit_runs_no_layer(tiny):

@@ -3,6 +3,7 @@
 import colorsys
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -213,6 +214,30 @@ def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
         layout = gan.generator.layout(*dataset.condition(names)).layout()
     assert layout.there.sum(1).tolist() == [1] * len(names) and (layout.background == 1).all()
     assert (layout.pooled[:, 0] - dataset.pooled[names]).abs().mean() < 0.15
+
+
+def test_keywords_find_what_they_may_mean(folder, tmp_path):
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        shutil.copy(folder / line["file_name"], tmp_path)
+        line["captions"]["en"] += {"cat": ["pet", "whiskers"], "dog": ["pet"]}.get(line["concept"], [])
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    gan, dataset, _ = setup(tmp_path, tmp_path)
+    memory, order = gan.generator.memory, torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    for rows in (memory.keys, memory.codes, memory.shared, memory.looks):  # as from another run, whose rows are others
+        rows.data = rows.data[order]
+
+    def found(text):
+        with torch.no_grad():
+            return memory(dataset.pooled[dataset.texts.index(text)])
+
+    before = {text: found(text) for text in dataset.texts}
+    cat, dog = (int(before[name].argmax()) for name in ("cat", "dog"))
+    reader.fit_memory(gan.generator, dataset)
+    assert before["whiskers"][cat] < 0.5 < 0.8 < found("whiskers")[cat]
+    assert found("pet")[[cat, dog]].min() > 0.35 and before["pet"][[cat, dog]].sum() < 0.7
+    names = [text for own in dataset.plain for text in (dataset.texts[i] for i in own.tolist())]
+    assert all(found(name).argmax() == before[name].argmax() and found(name).max() > 0.8 for name in names)
 
 
 # Training, checkpoints, pictures without a background

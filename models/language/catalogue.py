@@ -83,8 +83,9 @@ def resolve(source: str | Path, convert_to: Path | None = None) -> Path:
 def _converted(place: Path, convert_to: Path, name: str, origin: str) -> Path:
     """The folder of `convert_to` that holds the conversion of `place`, made if there is none yet."""
     folder = convert_to / name
+    taken = folder.exists()  # asked first: another process may finish it in between
     record = conversion_record(folder)
-    if folder.exists() and (record is None or record.get("origin") != origin):  # another model of the same name
+    if record is None and taken or record is not None and record.get("origin") != origin:  # another model of the same name
         folder = convert_to / f"{name}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
         record = conversion_record(folder)
     if record is not None and record.get("origin") == origin and record.get("converter") == CONVERTER:

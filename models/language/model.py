@@ -11,12 +11,14 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..condition import DEFAULT_MAX_TOKENS, DEFAULT_TEMPLATE, Condition, ConditionCache, Recipe
+from .decoder import Decoder
 from .expand import accept, generate, keeping, writing_prompt
 from .gguf import conversion_record
 
@@ -40,19 +42,20 @@ _NEVER_FP16 = ("gemma",)
 class LanguageModel(nn.Module):
     """A causal language model, of which as many layers are kept as its use needs.
 
-    `model` is the transformers module: with `write` the whole causal model, else its decoder without the later layers
-    and the head. `name` is for people; `fingerprint` tells models apart, whatever their folder or precision.
+    `reader` gives the states of tokens after a layer. `model` is transformers' whole causal model where this one writes too,
+    else None. `name` is for people; `fingerprint` tells models apart, whatever their folder or precision.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, fingerprint: str, layers: int, write: bool):
+    def __init__(self, reader: Decoder | TransformersDecoder, tokenizer: Any, *, name: str, fingerprint: str, layers: int,
+                 model: nn.Module | None = None):
         super().__init__()
+        self.reader = reader
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
         self.layers = layers
-        self.write = write
-        self._before: tuple[tuple, DynamicCache] | None = None  # the beginning of the template, as it was last read
+        self._before: tuple[tuple, Any] | None = None  # the beginning of the template, as it was last read
         self._special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self.requires_grad_(False).eval()
 
@@ -76,35 +79,30 @@ class LanguageModel(nn.Module):
         dtype = choose_dtype(config.get("model_type", ""), device, dtype)
         # Made under inference mode, weights could neither be moved outside of it nor patched.
         with torch.inference_mode(False):
-            tokenizer = _load_tokenizer(folder)
-            converts = dtype == torch.float32 and not write and _is_bf16(folder)
-            model = _load_weights(folder, torch.bfloat16 if converts else dtype,
-                                  sum(math.prod(shape) for _, shape, _ in samples))
-            decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-            if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
-                raise ValueError(f"The model in {folder} is not built as Llama, Gemma, Qwen and Mistral are (decoder "
-                                 "layers and a final norm), so it cannot be read: use one of those.")
-            layers = len(decoder.layers)
-            if not write:
-                model = _shallow(decoder, default_layer(layers))
-            if converts:
-                _compute_in_fp32(model)
-            record = conversion_record(folder) or {}
-            return cls(model.to(device), tokenizer, name=str(record.get("name") or folder.name),
-                       fingerprint=_fingerprint(config, samples, tokenizer), layers=layers, write=write)
+            record = conversion_record(folder)
+            tokenizer = _Tokenizer(folder) if record and not write else _load_tokenizer(folder)
+            layers, model = config.get("num_hidden_layers"), None
+            reader = None if write else _load_decoder(folder, dtype, default_layer(layers or 1))
+            if reader is None:
+                model = _load_weights(folder, dtype, sum(math.prod(shape) for _, shape, _ in samples))
+                decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+                if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
+                    raise ValueError(f"The model in {folder} is not built as Llama, Gemma, Qwen and Mistral are (decoder "
+                                     "layers and a final norm), so it cannot be read: use one of those.")
+                layers = len(decoder.layers)
+                reader = TransformersDecoder(decoder if write else _shallow(decoder, default_layer(layers)))
+            language_model = cls(reader, tokenizer, name=str((record or {}).get("name") or folder.name), layers=layers,
+                                 fingerprint=_fingerprint(config, samples, tokenizer), model=model if write else None)
+            return language_model.to(device)
+
+    @property
+    def write(self) -> bool:
+        """Whether it can write, too."""
+        return self.model is not None
 
     @property
     def width(self) -> int:
-        return next(self._decoder.get_input_embeddings().parameters()).shape[1]
-
-    @property
-    def _decoder(self) -> nn.Module:
-        return self.model.get_decoder() if self.write else self.model
-
-    @property
-    def _place(self) -> tuple[torch.device, torch.dtype]:
-        weight = next(self._decoder.layers.parameters())
-        return weight.device, weight.dtype
+        return self.reader.width
 
     @property
     def bos(self) -> int | None:
@@ -117,7 +115,7 @@ class LanguageModel(nn.Module):
                       template=DEFAULT_TEMPLATE if template is None else template,
                       layer=default_layer(self.layers) if layer is None else layer,
                       max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
-                      bos=self.bos is not None, dtype=_dtype_name(self._place[1]))
+                      bos=self.bos is not None, dtype=_dtype_name(self.reader.dtype))
 
     @torch.inference_mode(False)  # else the states could not be used to train a generator
     @torch.no_grad()
@@ -193,12 +191,12 @@ class LanguageModel(nn.Module):
         if recipe is None:
             return self.recipe()
         mine = replace(recipe, model=self.name, fingerprint=self.fingerprint, width=self.width,
-                       dtype=_dtype_name(self._place[1]))
+                       dtype=_dtype_name(self.reader.dtype))
         if reason := recipe.difference(mine):
             raise ValueError(reason)
-        if recipe.layer > len(self._decoder.layers):
+        if recipe.layer > len(self.reader.layers):
             raise ValueError(f"The recipe reads layer {recipe.layer}, but {self.name} has {self.layers} layers, of "
-                             f"which {len(self._decoder.layers)} are loaded: load it with all its layers, as for expansion.")
+                             f"which {len(self.reader.layers)} are loaded: load it with all its layers, as for expansion.")
         return mine
 
     def _prompt_tokens(self, text: str, recipe: Recipe) -> list[int]:
@@ -214,15 +212,15 @@ class LanguageModel(nn.Module):
             before = [self.bos, *before]
         if not after and not before and not all(prompts):
             raise ValueError("An empty prompt needs a template with words of its own.")
-        decoder = _shallow(self._decoder, recipe.layer)
-        # All but the last word before the prompt is read once; the last is read again, for an empty prompt may end there.
-        known, before = (before[:-1], before[-1:]) if _masks_any_cache() else ([], before)
+        # What stands before every prompt is read once; its last word again where an empty prompt ends with it.
+        known, before = (before, []) if after else (before[:-1], before[-1:])
+        if not self.reader.keeps:
+            known, before = [], known + before
         rows = [before + prompt + after for prompt in prompts]
         length = max(len(row) for row in rows)
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self._place[0])
-        past = self._read_before(decoder, known, len(rows)) if known else None
-        states = decoder(input_ids=ids, **keeping(decoder, past)).last_hidden_state
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self.reader.device)
+        states, _ = self.reader(ids, recipe.layer, self._read_before(known, recipe.layer) if known else None)
         states = states.to("cpu", torch.float32)
         if not torch.isfinite(states).all():
             raise ValueError(f"{self.name} gave numbers that are not finite in {recipe.dtype}: load it in float32.")
@@ -232,24 +230,73 @@ class LanguageModel(nn.Module):
             result.append((state[len(before):len(before) + len(prompt)] if prompt else pooled[None], pooled))
         return result
 
-    def _read_before(self, decoder: nn.Module, tokens: list[int], rows: int) -> DynamicCache:
-        """The keys and values of what stands before every prompt, for so many prompts; read once, while the model stays."""
+    def _read_before(self, tokens: list[int], layer: int) -> Any:
+        """What the reader keeps of the text that stands before every prompt; read once, while the model stays in its place."""
+        key = (tuple(tokens), layer, self.reader.device, self.reader.dtype)
+        if self._before is None or self._before[0] != key:
+            ids = torch.tensor([tokens], device=self.reader.device)
+            self._before = key, self.reader(ids, layer)[1]
+        return self._before[1]
+
+
+class TransformersDecoder(nn.Module):
+    """The decoder of any model of transformers, read as `Decoder` is."""
+
+    def __init__(self, decoder: nn.Module):
+        super().__init__()
+        self.decoder = decoder
+        # Whether transformers masks keys that are there already, whatever the cache: before 4.53 Gemma knew its own kind only.
+        self.keeps = importlib.util.find_spec("transformers.masking_utils") is not None
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.decoder.layers
+
+    @property
+    def width(self) -> int:
+        return self.decoder.get_input_embeddings().weight.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.get_input_embeddings().weight.dtype
+
+    def forward(self, ids: Tensor, layers: int, before: DynamicCache | None = None) -> tuple[Tensor, DynamicCache | None]:
+        """As `Decoder.forward`; nothing is kept where `keeps` is False."""
         from transformers import DynamicCache
 
-        key = (tuple(tokens), len(decoder.layers), *self._place)
-        if self._before is None or self._before[0] != key:
-            cache = DynamicCache()
-            decoder(input_ids=torch.tensor([tokens], device=self._place[0]), **keeping(decoder, cache))
-            self._before = key, cache
-        cache = copy.deepcopy(self._before[1])  # reading the prompts appends to it
-        if rows > 1:
-            cache.batch_repeat_interleave(rows)
-        return cache
+        cache = None
+        if self.keeps:
+            cache = DynamicCache() if before is None else copy.deepcopy(before)  # reading appends to it
+            if before is not None and len(ids) > 1:
+                cache.batch_repeat_interleave(len(ids))
+        decoder = _shallow(self.decoder, layers)
+        return decoder(input_ids=ids, **keeping(decoder, cache)).last_hidden_state, cache
 
 
-def _masks_any_cache() -> bool:
-    """Whether transformers masks keys that are there already, whatever the cache: before 4.53 Gemma knew its own kind only."""
-    return importlib.util.find_spec("transformers.masking_utils") is not None
+class _Tokenizer:
+    """The tokenizer of a converted folder, with as much of transformers' interface as reading takes."""
+
+    def __init__(self, folder: Path):
+        from tokenizers import Tokenizer
+
+        try:
+            self._fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(f"The tokenizer in {folder} cannot be read: {_sentence(error)}") from error
+        self.bos_token, self.unk_token = settings.get("bos_token"), settings.get("unk_token")
+        self.bos_token_id, self.unk_token_id = map(self.convert_tokens_to_ids, (self.bos_token, self.unk_token))
+        self.added_tokens_decoder = self._fast.get_added_tokens_decoder()
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> Any:
+        return SimpleNamespace(input_ids=self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def convert_tokens_to_ids(self, token: str | None) -> int | None:
+        return None if token is None else self._fast.token_to_id(token)
 
 
 def default_layer(layers: int) -> int:
@@ -265,45 +312,6 @@ def _shallow(decoder: nn.Module, layer: int) -> nn.Module:
     reader = copy.copy(decoder)
     reader._modules = dict(decoder._modules, layers=nn.ModuleList(decoder.layers[:layer]), norm=nn.Identity())
     return reader
-
-
-class _Rows(nn.Module):
-    """An embedding whose weights stay in bf16, and of which a text's rows compute in fp32: exact, in half the memory."""
-
-    def __init__(self, embedding: nn.Embedding):
-        super().__init__()
-        self.embedding = embedding
-
-    def forward(self, ids: Tensor) -> Tensor:
-        used, place = ids.unique(return_inverse=True)
-        rows = copy.copy(self.embedding)
-        rows._parameters = {"weight": nn.Parameter(self.embedding.weight[used].float(), requires_grad=False)}
-        rows.padding_idx = None
-        return rows(place)
-
-
-def _compute_in_fp32(decoder: nn.Module) -> None:
-    """Have a decoder that was loaded in bf16 compute in fp32, bit for bit as if it had been loaded in that.
-
-    Its vocabulary, most of a small model, stays as the file has it.
-    """
-    for layer in decoder.layers:
-        layer.float()
-    embedding = decoder.get_input_embeddings()
-    if hasattr(embedding, "embed_scale"):  # Gemma's, rounded to the precision that it was loaded in
-        embedding.embed_scale = torch.tensor(embedding.weight.shape[1] ** 0.5)
-    decoder.set_input_embeddings(_Rows(embedding))
-
-
-def _is_bf16(folder: Path) -> bool:
-    """Whether all weights in the folder are stored in bf16."""
-    from safetensors import safe_open
-
-    for path in folder.glob("*.safetensors"):
-        with safe_open(str(path), "pt") as file:
-            if any(file.get_slice(name).get_dtype() != "BF16" for name in file.keys()):
-                return False
-    return True
 
 
 def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None = None) -> torch.dtype:
@@ -357,17 +365,22 @@ def _load_tokenizer(folder: Path) -> Any:
     # The file as it stands: the model's own tokenizer class rebuilds it in some versions of transformers, and differs.
     kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        if conversion_record(folder) is None:
-            tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        else:  # two files hold all of it, which `from_pretrained` would read several times over
-            settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **settings)
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         # Some versions of transformers make an empty tokenizer where its files are missing.
         if len(set(tokenizer(_PROBE, add_special_tokens=False).input_ids)) < 10:
             raise ValueError("its files are missing or empty")
         return tokenizer
     except Exception as error:  # transformers raises whatever a library beneath it raised
         raise ValueError(f"The tokenizer in {folder} cannot be read: {_sentence(error)}") from error
+
+
+def _load_decoder(folder: Path, dtype: torch.dtype, layers: int) -> Decoder | None:
+    """The layers that reading takes; None where they are left to transformers."""
+    try:
+        return Decoder.load(folder, dtype, layers)
+    except Exception as error:  # as many kinds as there are ways to tamper with a folder
+        raise ValueError(f"The weights in {folder} do not fit its config.json, fetch the model again: "
+                         f"{_sentence(error)}") from error
 
 
 def _load_weights(folder: Path, dtype: torch.dtype, held: int) -> nn.Module:

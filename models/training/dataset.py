@@ -21,7 +21,7 @@ from ..layout import Layout
 from ..tensors import cached_tensors
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
-KEYWORD = 0.08  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
+KEYWORD = 0.12  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
 SCENES = 0.5  # share of draws that are scenes, where there are any
 COLOURED = 0.5  # share of the pictures whose caption names no background that stand on one of any colour
 LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one look share
@@ -71,7 +71,8 @@ class Dataset:
     meant: list[Tensor]  # for each caption, the pictures it may mean
     anchors: Tensor  # [N,z_dim], unit vectors: where in z each picture lies
     texts: list[str]  # for each caption
-    concepts: list[list[int]]  # captions that mean the same, named in every language and style
+    concepts: list[list[int]]  # captions that mean the same, named in every language and style,
+    shows: list[int]  # and for each picture which of those it shows, -1: none
     opacity: Tensor  # uint8 [N,1,R,R]
     scenes: list[SceneRow]
 
@@ -180,6 +181,8 @@ def build_dataset(
     states = torch.empty(tokens.shape, dtype=torch.float16)
     for part in range(0, len(tokens), PART):  # in fp32 they would take twice the room
         states[part : part + PART] = norm(tokens[part : part + PART], pooled[:1])[0]
+    concepts = concepts_of(examples)
+    number = {names: i for i, names in enumerate(concepts)}
     numbered = [[torch.tensor([index[text] for text in captions], dtype=torch.long) for captions in kind] for kind in kinds]
     meant: list[list[int]] = [[] for _ in texts]
     for picture, captions in enumerate(zip(*numbered)):
@@ -194,7 +197,8 @@ def build_dataset(
         [torch.tensor(pictures) for pictures in meant],
         _anchors(examples, config.z_dim, config.looks),
         texts,
-        [[index[text] for text in group] for group in concepts_of(examples)],
+        [[index[text] for text in group] for group in concepts.values()],
+        [number.get(example.captions, -1) for example in examples],
         read.opacity,
         [
             SceneRow(index[s.text], [index[t.caption] for t in s.things], torch.tensor([t.box for t in s.things]), s.background)
@@ -203,8 +207,8 @@ def build_dataset(
     )
 
 
-def concepts_of(examples: list[Example]) -> list[list[str]]:
-    """The captions of every concept: of all pictures with the same plain captions, those and the styled ones.
+def concepts_of(examples: list[Example]) -> dict[tuple[str, ...], list[str]]:
+    """The captions of every concept, by its plain ones: of all pictures that share them, those and the styled ones.
 
     A sample of MAX_CONCEPTS where there are more.
     """
@@ -212,8 +216,8 @@ def concepts_of(examples: list[Example]) -> list[list[str]]:
     for example in examples:
         groups.setdefault(example.captions, set()).update(example.captions, example.styled)
     kept = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0))[:MAX_CONCEPTS].sort().values.tolist()
-    found = [sorted(texts) for texts in groups.values()]
-    return [found[i] for i in kept]
+    found = [(names, sorted(texts)) for names, texts in groups.items()]
+    return dict(found[i] for i in kept)
 
 
 def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -> tuple[Tensor, Tensor, Tensor]:

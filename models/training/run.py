@@ -23,7 +23,7 @@ from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
-from .reader import fit_reader
+from .reader import fit_memory, fit_reader
 from .trainer import TrainingConfig, check_run, sample_sheet, train
 
 log = logging.getLogger(__name__)
@@ -110,11 +110,14 @@ def train_folder(
     if first and dist.is_initialized():
         dist.barrier()
     del model
-    if scenes and not resume:
+    if not resume:
         if first:
-            fit_reader(gan.generator, dataset, config.seed, device, progress)
+            if generator.concepts:
+                fit_memory(gan.generator, dataset, config.seed, device)
+            if scenes:
+                fit_reader(gan.generator, dataset, config.seed, device, progress)
         if dist.is_initialized():
-            for weight in gan.generator.to(device).layout.parameters():
+            for weight in gan.generator.to(device).parameters():
                 dist.broadcast(weight.data, 0)
 
     try:

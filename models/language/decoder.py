@@ -1,0 +1,233 @@
+"""The decoders of Gemma 3 and Llama, as far as reading takes them: states of a text's tokens up to a layer.
+
+transformers has both and is what writing uses. Reading is what every new prompt waits for, and here it is quicker: weights
+stay in the file's own precision and multiply through the fastest kernel that is exact (see `Matrix`), the vocabulary stays
+on disk until a word of it is asked for, and nothing is imported that takes longer than the reading itself. The numbers are
+transformers', up to rounding; a folder with any setting that is not known here is left to it.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    gemma: bool  # norms before and after each part and of queries and keys, a gated GELU; Llama: norms before, a gated SiLU
+    width: int  # of a hidden state
+    heads: int
+    key_heads: int  # each serves heads / key_heads queries (Ainslie et al. 2023, arXiv 2305.13245)
+    eps: float
+    scale: float  # of q·k
+    thetas: tuple[float, ...]  # of each layer, the base of its rotary frequencies
+    windows: tuple[int | None, ...]  # of each layer, how far it looks back
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> DecoderConfig | None:
+        """Of a config.json as transformers 4 and `gguf.convert_gguf` write them; None where it asks for anything else."""
+        kind = config.get("model_type"), config.get("hidden_activation"), config.get("hidden_act")
+        if kind not in (("gemma3_text", "gelu_pytorch_tanh", None), ("llama", None, "silu")):
+            return None
+        gemma = kind[0] == "gemma3_text"
+        absent = ("attention_bias", "mlp_bias", "use_bidirectional_attention", "attn_logit_softcapping", "rope_scaling",
+                  "rope_parameters", "quantization_config")
+        needed = ("rope_theta", "head_dim") + (("layer_types", "query_pre_attn_scalar") if gemma else ())
+        if any(map(config.get, absent)) or not all(map(config.get, needed)):
+            return None
+        layers = config["layer_types"] if gemma else ["full_attention"] * config["num_hidden_layers"]
+        if set(layers) - {"full_attention", "sliding_attention"}:
+            return None
+        near = [kind == "sliding_attention" for kind in layers]
+        return cls(
+            gemma,
+            config["hidden_size"],
+            config["num_attention_heads"],
+            config["num_key_value_heads"],
+            config["rms_norm_eps"],
+            (config["query_pre_attn_scalar"] if gemma else config["head_dim"]) ** -0.5,
+            tuple(config["rope_local_base_freq"] if local else config["rope_theta"] for local in near),
+            tuple(config["sliding_window"] if local else None for local in near),
+        )
+
+
+class Kept(NamedTuple):
+    """Of one layer the keys and values [B,key heads,T,D] of what was read."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Matrix(nn.Module):
+    """x [...,I] -> x Wᵀ [...,O] in x's precision, W [O,I] being kept in the file's.
+
+    On a CPU, W in fp16 and x in fp32 meet in FBGEMM, which widens W in the registers: with the dozen rows of a prompt a product
+    takes as long as W takes to come from memory, so half the bytes are half the time. Its sums do not depend on how many rows
+    there are. That is done only where fp16 holds W exactly, as it does weights that were quantised; else W is widened once.
+    """
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self._widened: tuple[torch.device, Callable[[Tensor], Tensor]] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return F.linear(x, self.weight)
+        if self._widened is None or self._widened[0] != x.device:
+            self._widened = x.device, _widened(self.weight)
+        return self._widened[1](x)
+
+
+def _widened(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """x -> x Wᵀ in fp32."""
+    full = weight.float()
+    if weight.device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm") and full.half().equal(full):
+        packed = torch.ops.quantized.linear_prepack_fp16(full, None)
+        return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed)
+    return lambda x: F.linear(x, full)
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4), computed in fp32; Gemma's weights are kept less one."""
+
+    def __init__(self, weight: Tensor, config: DecoderConfig):
+        super().__init__()
+        self.weight = nn.Parameter(weight.float() + config.gemma, requires_grad=False)
+        self.eps = config.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class Layer(nn.Module):
+    """x [B,T,C] -> [B,T,C]; `before` is what the layer kept of the text before, `place` its rotary factors and mask."""
+
+    def __init__(self, config: DecoderConfig, take: Callable[[str], Tensor]):
+        super().__init__()
+        self.config = config
+        for name in ("q", "k", "v", "o"):
+            setattr(self, name, Matrix(take(f"self_attn.{name}_proj")))
+        for name in ("gate", "up", "down"):
+            setattr(self, name, Matrix(take(f"mlp.{name}_proj")))
+        self.norm_attention, after = Norm(take("input_layernorm"), config), Norm(take("post_attention_layernorm"), config)
+        if config.gemma:
+            self.norm_q, self.norm_k = (Norm(take(f"self_attn.{name}_norm"), config) for name in ("q", "k"))
+            self.norm_mlp, self.after_attention = Norm(take("pre_feedforward_layernorm"), config), after
+            self.after_mlp = Norm(take("post_feedforward_layernorm"), config)
+        else:
+            self.norm_mlp, self.norm_q, self.norm_k = after, nn.Identity(), nn.Identity()
+            self.after_attention = self.after_mlp = nn.Identity()
+
+    def forward(self, x: Tensor, place: Place, before: Kept | None) -> tuple[Tensor, Kept]:
+        attended, kept = self._attend(self.norm_attention(x), place, before)
+        x = x + self.after_attention(attended)
+        inner = self.norm_mlp(x)
+        gate = F.gelu(self.gate(inner), approximate="tanh") if self.config.gemma else F.silu(self.gate(inner))
+        return x + self.after_mlp(self.down(gate * self.up(inner))), kept
+
+    def _attend(self, x: Tensor, place: Place, before: Kept | None) -> tuple[Tensor, Kept]:
+        batch, length, _ = x.shape
+        heads, key_heads = self.config.heads, self.config.key_heads
+        q, k, v = (
+            projected.view(batch, length, count, -1).transpose(1, 2)
+            for projected, count in ((self.q(x), heads), (self.k(x), key_heads), (self.v(x), key_heads))
+        )
+        kept = Kept(place.turn(self.norm_k(k)), v)
+        if before is not None:
+            kept = Kept(*(torch.cat([old.expand(batch, -1, -1, -1), new], 2) for old, new in zip(before, kept)))
+        # The queries that share a key head stand one after the other.
+        q = place.turn(self.norm_q(q)).reshape(batch, key_heads, -1, kept.keys.shape[3])
+        mask = place.mask.repeat(heads // key_heads, 1)
+        attended = F.scaled_dot_product_attention(q, *kept, attn_mask=mask, scale=self.config.scale)
+        return self.o(attended.reshape(batch, heads, length, -1).transpose(1, 2).reshape(batch, length, -1)), kept
+
+
+class Place(NamedTuple):
+    """Where T tokens stand among S: their rotary factors [T,D/2] and which of the S each may look at [T,S]."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor
+
+    @classmethod
+    def after(cls, before: int, length: int, theta: float, window: int | None, size: int, like: Tensor) -> Place:
+        """Of `length` tokens behind `before` others, in heads of `size`."""
+        frequencies = 1 / theta ** (torch.arange(0, size, 2, dtype=torch.float32, device=like.device) / size)
+        seen = torch.arange(before + length, device=like.device)
+        own = seen[before:, None]
+        angles = own * frequencies
+        mask = seen <= own
+        return cls(angles.cos().to(like.dtype), angles.sin().to(like.dtype), mask & (seen > own - window) if window else mask)
+
+    def turn(self, x: Tensor) -> Tensor:
+        """x [B,heads,T,D] at its place: RoPE (Su et al. 2021, arXiv 2104.09864, eq. 34), the pairs being the halves of D."""
+        one, other = x.chunk(2, 3)
+        return torch.cat([one * self.cos - other * self.sin, other * self.cos + one * self.sin], 3)
+
+
+class Decoder(nn.Module):
+    """Token ids -> hidden states after some of the layers, before any final norm."""
+
+    keeps = True  # keys and values, so that a text which others begin with is read once
+
+    def __init__(self, config: DecoderConfig, vocabulary: Tensor, layers: list[Layer], dtype: torch.dtype):
+        super().__init__()
+        self.config = config
+        self.dtype = dtype  # that it computes in
+        self.vocabulary = nn.Parameter(vocabulary, requires_grad=False)
+        self.layers = nn.ModuleList(layers)
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype, layers: int) -> Decoder | None:
+        """The first `layers` of the model in a folder, on the CPU; None where its config.json is not one known here.
+
+        In fp32 the weights stay in memory, or on disk, as they are stored; in another `dtype` they are converted to it.
+        Raises whatever safetensors does, and KeyError where a weight is missing.
+        """
+        from safetensors import safe_open
+
+        config = DecoderConfig.of(json.loads((folder / "config.json").read_text("utf-8")))
+        if config is None:
+            return None
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(str(path), "pt")) for path in sorted(folder.glob("*.safetensors"))]
+            places = {name: file for file in files for name in file.keys()}
+
+            def take(name: str) -> Tensor:
+                weight = places[f"model.{name}.weight"].get_tensor(f"model.{name}.weight")
+                return weight if dtype == torch.float32 else weight.to(dtype)
+
+            parts = [Layer(config, lambda name: take(f"layers.{i}.{name}")) for i in range(layers)]
+            return cls(config, take("embed_tokens"), parts, dtype)
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def device(self) -> torch.device:
+        return self.vocabulary.device
+
+    def forward(self, ids: Tensor, layers: int, before: list[Kept] | None = None) -> tuple[Tensor, list[Kept]]:
+        """ids [B,T], behind a text of which `before` was kept ([1] for all rows) -> states after so many layers [B,T,C], and
+        what to keep of this text and the one before it."""
+        x = self.vocabulary[ids].to(self.dtype)
+        if self.config.gemma:
+            x = x * torch.tensor(self.config.width**0.5, dtype=self.dtype)
+        known = before[0].keys.shape[2] if before else 0
+        kinds = list(zip(self.config.thetas, self.config.windows))
+        size = self.layers[0].k.weight.shape[0] // self.config.key_heads
+        places = {kind: Place.after(known, ids.shape[1], *kind, size, x) for kind in set(kinds[:layers])}
+        kept = []
+        for i, layer in enumerate(self.layers[:layers]):
+            x, own = layer(x, places[kinds[i]], before[i] if before else None)
+            kept.append(own)
+        return x, kept
