@@ -631,8 +631,10 @@ def _benchmark(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     device = _device(options.device)
     gan = _load_gan(options, device)
-    model = LanguageModel.load(options.llm or gan.recipe.model, device=device, write=True)
-    benchmark(gan, model, options.out, resolutions, rivals, options.quick, lambda what: print(f"{what} …", flush=True))
+    name = options.llm or gan.recipe.model
+    model = LanguageModel.load(name, device=device)
+    whole = LanguageModel.load(name, device=device, dtype=torch.bfloat16, write=True)
+    benchmark(gan, model, whole, options.out, resolutions, rivals, options.quick, lambda what: print(f"{what} …", flush=True))
     print(f"benchmark.md, benchmark.json and benchmark.png in {options.out}{os.sep}")
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layout import Layout, LayoutReader
+from .linear import Derived, Linear
 from .memory import ConceptMemory, normal
 
 SQRT2 = 2**0.5
@@ -123,17 +124,17 @@ class TextEncoder(nn.Module):
         super().__init__()
         width = config.text_dim
         self.heads = config.heads
-        self.from_tokens = nn.Linear(config.token_dim, width)
-        self.from_pooled = nn.Linear(config.pooled_dim, width)
+        self.from_tokens = Linear(config.token_dim, width)
+        self.from_pooled = Linear(config.pooled_dim, width)
         self.norm_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(Linear(width, 2 * width), nn.GELU(), Linear(2 * width, width))
         self.norm_out = nn.LayerNorm(width)
-        self.to_text = nn.Linear(2 * width, width)
+        self.to_text = Linear(2 * width, width)
         read = config.pooled_dim + width
-        self.memory = nn.Sequential(nn.Linear(read, config.memory), nn.GELU(), nn.Linear(config.memory, width))
+        self.memory = nn.Sequential(Linear(read, config.memory), nn.GELU(), Linear(config.memory, width))
         nn.init.normal_(self.memory[0].weight, std=read**-0.5)
         nn.init.zeros_(self.memory[2].weight)
 
@@ -156,7 +157,7 @@ class MappingNetwork(nn.Module):
     def __init__(self, z_dim: int, w_dim: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(z_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim), nn.LeakyReLU(0.2), nn.Linear(w_dim, w_dim)
+            Linear(z_dim, w_dim), nn.LeakyReLU(0.2), Linear(w_dim, w_dim), nn.LeakyReLU(0.2), Linear(w_dim, w_dim)
         )
         # Quieter than t, for to a paired loss most of z is noise, but heard: torch's own initialisation would whisper.
         for layer, gain in zip(self.layers[::2], (SQRT2, SQRT2, 0.3)):
@@ -193,8 +194,9 @@ class ModulatedConv(nn.Module):
         fan_in = in_channels * kernel * kernel
         self.weight = normal(out_channels, in_channels, kernel, kernel, std=fan_in**-0.5)
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self._known: tuple[tuple, Tensor] | None = None
-        self.style = nn.Linear(style_dim, in_channels)
+        # Of each input to each output channel the weights' sum of squares [I,O].
+        self._energy = Derived(lambda weight: weight.float().square().sum((2, 3)).t())
+        self.style = Linear(style_dim, in_channels)
         nn.init.normal_(self.style.weight, std=style_dim**-0.5)
         nn.init.ones_(self.style.bias)
 
@@ -202,23 +204,12 @@ class ModulatedConv(nn.Module):
         """x [B,I,H,W], w [B,M,style_dim], territories [B,M,H,W] (None: M = 1) -> [B,O,H,W], leaky-ReLU'd and clamped."""
         s = self.style(w).float()
         s = s / s.abs().amax(2, keepdim=True).clamp(min=1e-8)
-        demodulation = SQRT2 * torch.rsqrt(s.square() @ self._energy() + 1e-8)
+        demodulation = SQRT2 * torch.rsqrt(s.square() @ self._energy(self.weight) + 1e-8)
         x = F.conv2d(x * spread(s.to(x.dtype), territories), self.weight, padding=self.weight.shape[2] // 2)
         x = torch.addcmul(SQRT2 * self.bias[:, None, None], x, spread(demodulation.to(x.dtype), territories))
         if x.requires_grad:
             return F.leaky_relu(x, 0.2).clamp(-CLAMP, CLAMP)
         return F.leaky_relu_(x, 0.2).clamp_(-CLAMP, CLAMP)
-
-    def _energy(self) -> Tensor:
-        """Of each input to each output channel the weights' sum of squares [I,O], kept while the weights do not change."""
-        weight = self.weight
-        if weight.requires_grad:
-            return weight.float().square().sum((2, 3)).t()
-        # What inference mode made takes no part in a gradient.
-        state = weight._version, weight.data_ptr(), weight.device, weight.dtype, torch.is_inference_mode_enabled()
-        if self._known is None or self._known[0] != state:
-            self._known = state, weight.float().square().sum((2, 3)).t()
-        return self._known[1]
 
 
 class CrossAttention(nn.Module):
@@ -228,9 +219,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         width = text_dim // 2
-        self.query = nn.Linear(channels, width)
-        self.key_value = nn.Linear(text_dim, 2 * width)
-        self.out = nn.Linear(width, channels)
+        self.query = Linear(channels, width)
+        self.key_value = Linear(text_dim, 2 * width)
+        self.out = Linear(width, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -328,13 +319,13 @@ class Generator(nn.Module):
         self.mapping = MappingNetwork(config.z_dim, config.w_dim)
         if config.concepts:
             self.memory = ConceptMemory(config)
-            self.look_from_text = nn.Linear(config.pooled_dim, config.looks)
-            self.look_to_style = nn.Linear(config.looks, config.w_dim, bias=False)
+            self.look_from_text = Linear(config.pooled_dim, config.looks)
+            self.look_to_style = Linear(config.looks, config.w_dim, bias=False)
             nn.init.zeros_(self.look_from_text.weight)
             nn.init.zeros_(self.look_from_text.bias)
             nn.init.normal_(self.look_to_style.weight)
         # A 4x4 canvas written by the style itself: StyleGAN's learned constant is its bias.
-        self.canvas = nn.Linear(style_dim, config.channels[0] * 16)
+        self.canvas = Linear(style_dim, config.channels[0] * 16)
         self.scales = nn.ModuleList()
         in_channels = config.channels[0]
         for i, channels in enumerate(config.channels):
@@ -342,7 +333,7 @@ class Generator(nn.Module):
             in_channels = channels
         if config.things:
             self.layout = LayoutReader(config)
-            self.size_to_style = nn.Linear(1, config.w_dim, bias=False)
+            self.size_to_style = Linear(1, config.w_dim, bias=False)
             self.to_opacity = ToRGB(in_channels, kernel=3, up=2, colours=1)
 
     @property

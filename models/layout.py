@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import Linear
 from .memory import normal
 
 TERRITORY = 4.0  # how steeply a thing's influence falls: at its neighbour's centre nothing is left of it
@@ -88,19 +89,19 @@ class LayoutReader(nn.Module):
         super().__init__()
         width = config.text_dim
         self.things = config.things
-        self.from_tokens = nn.Linear(config.token_dim, width)
-        self.from_pooled = nn.Linear(config.pooled_dim, width)
+        self.from_tokens = Linear(config.token_dim, width)
+        self.from_pooled = Linear(config.pooled_dim, width)
         self.queries = normal(config.things + 1, width, std=1)
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
-        self.point = nn.Linear(width, width)
+        self.point = Linear(width, width)
         read = config.token_dim + width
-        self.to_pooled = nn.Sequential(nn.Linear(read, 2 * width), nn.GELU(), nn.Linear(2 * width, config.pooled_dim))
-        self.words_to_pooled = nn.Linear(config.token_dim, config.pooled_dim)
-        self.to_own = nn.Linear(width, 1)
-        self.to_boxes = nn.Linear(width, 3 * config.things)  # one for each number of things that there may be
-        self.to_count = nn.Linear(width, config.things)
-        self.to_background = nn.Linear(width, 4)  # whether it has a colour, and which
+        self.to_pooled = nn.Sequential(Linear(read, 2 * width), nn.GELU(), Linear(2 * width, config.pooled_dim))
+        self.words_to_pooled = Linear(config.token_dim, config.pooled_dim)
+        self.to_own = Linear(width, 1)
+        self.to_boxes = Linear(width, 3 * config.things)  # one for each number of things that there may be
+        self.to_count = Linear(width, config.things)
+        self.to_background = Linear(width, 4)  # whether it has a colour, and which
 
     def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> "Reading":
         batch, length = mask.shape

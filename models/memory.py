@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import Derived, Linear, few, product
+
 SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
 
 
@@ -24,24 +26,31 @@ class ConceptMemory(nn.Module):
     def __init__(self, config):
         super().__init__()
         size = config.sketch_resolution
-        self.query = nn.Linear(config.pooled_dim, config.pooled_dim, bias=False)
+        self.query = Linear(config.pooled_dim, config.pooled_dim, bias=False)
         self.keys = normal(config.concepts, config.pooled_dim, std=1)
         self.codes = normal(config.concepts, config.text_dim, std=0.5)
         self.shared = normal(config.concepts, config.sketch_channels, size, size, std=0.5)
         # Zero, so that a look never seen for a concept adds nothing to what its other looks share.
         self.looks = nn.Parameter(torch.zeros(config.concepts, config.looks, config.look_channels, size, size))
+        self._directions = Derived(lambda keys: F.normalize(keys.float(), dim=1).t())
+        self._read = Derived(lambda *rows: [product(part.flatten(1).t()) for part in rows])
 
     def forward(self, pooled: Tensor) -> Tensor:
         """pooled [...,P] -> the weight of every concept [...,K], summing to 1."""
-        similarity = F.normalize(self.query(pooled).float(), dim=-1) @ F.normalize(self.keys.float(), dim=1).t()
+        similarity = F.normalize(self.query(pooled).float(), dim=-1) @ self._directions(self.keys)
         return (SHARPNESS * similarity).softmax(-1)
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""
-        shared = concepts @ self.shared.flatten(1)
-        own = concepts @ self.looks.flatten(1)
+        shared, own = self._blend(concepts, self.shared, self.looks)
         own = torch.einsum("...l,...lx->...x", looks, own.unflatten(-1, (looks.shape[-1], -1)))
         return torch.cat([shared, own], -1).unflatten(-1, (-1, *self.shared.shape[2:]))
+
+    def _blend(self, concepts: Tensor, *rows: Tensor) -> list[Tensor]:
+        """Weights of concepts [...,K] and the rows [K,...] of each -> their sums [...,·], flat."""
+        if few(concepts, rows[0]) and None not in (fast := self._read(*rows)):
+            return [read(concepts) for read in fast]
+        return [concepts @ part.flatten(1) for part in rows]
 
     @torch.no_grad()
     def remember(self, pooled: Tensor, groups: list[list[int]]) -> None:

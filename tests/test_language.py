@@ -567,7 +567,7 @@ def test_a_decoder_of_another_kind_is_left_to_transformers(gguf_file, tmp_path, 
 
 
 def test_a_decoder_looks_back_no_further_than_its_window():
-    near = Place.after(3, 4, 10_000.0, 2, 8, torch.zeros(1)).mask
+    near = Place.after(3, 4, 10_000.0, 2, 1, 8, torch.zeros(1)).mask
     assert near.tolist() == [[j in (i + 2, i + 3) for j in range(7)] for i in range(4)]
 
 

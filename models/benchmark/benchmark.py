@@ -36,6 +36,7 @@ VERSIONS = ("torch", "transformers", "diffusers", "pytorch-pretrained-biggan", "
 def benchmark(
     gan: GAN,
     model: LanguageModel,
+    whole: LanguageModel,
     out: Path,
     resolutions: tuple[int, ...] = (64, 128, 256, 512),
     rivals: tuple[str, ...] = tuple(RIVALS),
@@ -44,15 +45,15 @@ def benchmark(
 ) -> dict:
     """Measure `gan`, its architecture at other `resolutions`, and `rivals`; `progress` is told what is being done.
 
-    `model` was loaded with all its layers (write=True): what the later ones would cost is measured too.
+    `whole` is the language model with all its layers (write=True), as transformers reads with it: what that costs is measured too.
     `quick` takes each figure from few runs, to see that all of it works. Returns what benchmark.json holds. Raises ValueError,
     in one sentence, before any long work.
     """
     for name in rivals:
         if name not in RIVALS:
             raise ValueError(f"There is no rival {name}: choose from {', '.join(RIVALS)}.")
-    if not model.write:
-        raise ValueError(f"{model.name} was loaded for reading only: load it with write=True to compare with all its layers.")
+    if not whole.write:
+        raise ValueError(f"{whole.name} was loaded for reading only: load it with write=True to compare with all its layers.")
     if not resolutions:
         raise ValueError("There is no resolution to draw: give at least one, such as 256.")
     sizes = {resolution: at_resolution(gan, resolution) for resolution in sorted(resolutions)}
@@ -74,7 +75,7 @@ def benchmark(
         progress("the machine's limit")
         result["limit"] = [limit(size, model, budget) for size in sizes.values()]
         progress("reading a new prompt")
-        result["reading"] = reading(model, gan, budget)
+        result["reading"] = reading(model, whole, gan, budget)
     if gan.device.type == "cpu":
         progress("memory and start")
         result["start"] = start_and_memory(torch.get_num_threads(), 1 if quick else 3, 20 if quick else 1000)
@@ -110,8 +111,7 @@ def compare(
         sides: dict[tuple[str, str], Callable] = {(OURS, "new"): ours.new, (OURS, "known"): ours.known}
         ours.new(), ours.known()  # what is kept is kept
         precisions, counted = {OURS: _name(gan.dtype)}, {OURS: (flops(ours.new), flops(ours.known))}
-        unread = model.model.get_decoder().layers[gan.recipe.layer :]
-        weights = {OURS: _bytes(gan) + _bytes(model) - _bytes(unread)}
+        weights = {OURS: _bytes(gan) + _bytes(model)}
         for name, entry in entries.items():
             if resolution not in entry.resolutions:
                 continue
@@ -241,20 +241,21 @@ def limit(gan: GAN, model: LanguageModel, budget: dict) -> dict:
 # ---------------------------------------------------------------------------------------------------- a new prompt
 
 
-def reading(model: LanguageModel, gan: GAN, budget: dict) -> dict:
-    """What a new prompt costs: the layers that the recipe reads, after what is kept of the template; and all of it anew."""
+def reading(model: LanguageModel, whole: LanguageModel, gan: GAN, budget: dict) -> dict:
+    """What a new prompt costs: the layers that the recipe reads, after what is kept of the template; and all of it anew, by
+    transformers."""
     prompt = PROMPTS[0]
-    ids = model.tokenizer(gan.recipe.template.replace("{prompt}", prompt), add_special_tokens=False).input_ids
-    if gan.recipe.bos and model.bos is not None:
-        ids = [model.bos, *ids]
-    decoder = model.model.get_decoder()
-    whole = torch.tensor([ids], device=gan.device)
+    ids = whole.tokenizer(gan.recipe.template.replace("{prompt}", prompt), add_special_tokens=False).input_ids
+    if gan.recipe.bos and whole.bos is not None:
+        ids = [whole.bos, *ids]
+    decoder, text = whole.model.get_decoder(), torch.tensor([ids], device=gan.device)
     times = interleaved({
         "recipe": lambda: model.encode([prompt], gan.recipe),
-        "everything": lambda: decoder(input_ids=whole, use_cache=False).last_hidden_state.float().cpu(),
+        "everything": lambda: decoder(input_ids=text, use_cache=False).last_hidden_state.float().cpu(),
     }, **budget)  # fmt: skip
     return {
-        "prompt": prompt, "tokens": len(model.tokenizer(prompt, add_special_tokens=False).input_ids), "all_tokens": len(ids),
+        "prompt": prompt, "tokens": len(whole.tokenizer(prompt, add_special_tokens=False).input_ids), "all_tokens": len(ids),
+        "precisions": (model.recipe().dtype, whole.recipe().dtype),
         "layers": gan.recipe.layer, "all_layers": model.layers, **times,
         "ratio": times["everything"].median / times["recipe"].median,
     }  # fmt: skip
@@ -268,7 +269,10 @@ from llm_gan.models.language.model import LanguageModel
 gan = load_gan(DEFAULT_GAN)
 model = LanguageModel.load(gan.recipe.model)
 """
-_IMPORTS = "import torch, transformers, transformers.models.gemma3.modeling_gemma3\n"
+_FIRST = _READY + """
+gan.generate(model.encode(["a red heart"], gan.recipe), gan.sample_z(1, 1))
+"""
+_IMPORTS = "import torch\n"
 _PROCESSOR = "import time; print(time.process_time())\n"
 _DEMO = """
 import sys
@@ -289,16 +293,16 @@ for i in range(count):
 
 
 def start_and_memory(threads: int, rounds: int, generations: int) -> dict:
-    """Of processes of their own: seconds until the default models are ready, and the memory that they hold."""
+    """Of processes of their own: seconds until the default models are ready and have drawn, and the memory that they hold."""
     runs = []
     for _ in range(rounds + 1):
-        (wall, ready), (_, imports) = (child(code + _PROCESSOR, threads=threads) for code in (_READY, _IMPORTS))
-        runs.append((wall, float(ready[-1]), float(imports[-1])))
-    wall, ready, imports = (Spread.of(list(column)) for column in zip(*runs[1:]))  # the first reads the files
+        walls, lines = zip(*(child(code + _PROCESSOR, threads=threads) for code in (_READY, _FIRST, _IMPORTS)))
+        runs.append((walls[0], *(float(printed[-1]) for printed in lines)))
+    wall, ready, first, imports = (Spread.of(list(column)) for column in zip(*runs[1:]))  # the first reads the files
     with tempfile.TemporaryDirectory() as folder:
         code = _DEMO.replace("sys.exit(", "code = (") + PRINT_PEAK
         peak = child(code, folder, *DEMO, threads=threads)[1][-1]
-    result = {"wall": wall, "ready": ready, "imports": imports, "generations": generations}
+    result = {"wall": wall, "ready": ready, "first": first, "imports": imports, "generations": generations}
     if peak.startswith("peak "):
         result["demo_peak"] = int(peak.removeprefix("peak "))
     if Path("/proc/self/statm").exists():

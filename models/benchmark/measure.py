@@ -1,5 +1,6 @@
 """Times, floating-point operations and memory, measured so that they compare on a machine that does other things too."""
 
+import math
 import os
 import platform
 import statistics
@@ -80,9 +81,18 @@ def synchronise() -> None:
 
 def flops(work: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products and convolutions in `work`, two for a multiplication and addition."""
-    with FlopCounterMode(display=False) as counter:
+    with _counter() as counter:
         work()
     return counter.get_total_flops()
+
+
+def _counter() -> FlopCounterMode:
+    """torch's counter, which does not know FBGEMM's products (see `models.linear`)."""
+
+    def packed(x: torch.Size, _, *, out_shape: torch.Size, **__) -> int:
+        return 2 * math.prod(x) * out_shape[-1]
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.quantized.linear_dynamic_fp16: packed})
 
 
 class Layer(NamedTuple):
@@ -122,7 +132,7 @@ def layers(network: nn.Module, names: list[str], work: Callable[[], object], rou
     finally:
         for hook in hooks:
             hook.remove()
-    with FlopCounterMode(display=False) as counter:
+    with _counter() as counter:
         work()
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     found = [Layer(name, spent[name] / rounds, counts.get(f"{type(network).__name__}.{name}", 0)) for name in names]

@@ -105,16 +105,18 @@ def _reading(found: dict) -> list[str]:
     return [
         "## A new prompt",
         f"“{found['prompt']}”, {found['tokens']} tokens: read up to layer {found['layers']} of {found['all_layers']}, after a "
-        f"template whose beginning is kept, {_ms(found['recipe'])} ms. All {found['all_tokens']} tokens through all "
-        f"{found['all_layers']} layers: {_ms(found['everything'])} ms, {_ratio(found['ratio'])} times as long.",
+        f"template whose beginning is kept, in {found['precisions'][0]}: {_ms(found['recipe'])} ms. All {found['all_tokens']} "
+        f"tokens through all {found['all_layers']} layers, as transformers does it, in {found['precisions'][1]}: "
+        f"{_ms(found['everything'])} ms, {_ratio(found['ratio'])} times as long.",
     ]
 
 
 def _start(found: dict) -> list[str]:
     lines = [
         f"- From the start of a process until the default GAN and language model are ready, files in the cache: "
-        f"{_seconds(found['ready'])} s of the processor, {_seconds(found['wall'])} s by the clock. Importing torch and the "
-        f"model class of transformers alone takes {_seconds(found['imports'])} s of the processor.",
+        f"{_seconds(found['ready'])} s of the processor, {_seconds(found['wall'])} s by the clock; until the first prompt is "
+        f"read and drawn, {_seconds(found['first'])} s of the processor. Importing torch alone takes "
+        f"{_seconds(found['imports'])} s of it.",
     ]
     if "demo_peak" in found:
         peak = found["demo_peak"] / 2**30

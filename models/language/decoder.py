@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..linear import Derived, product
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -66,32 +68,22 @@ class Kept(NamedTuple):
 
 
 class Matrix(nn.Module):
-    """x [...,I] -> x Wᵀ [...,O] in x's precision, W [O,I] being kept in the file's.
-
-    On a CPU, W in fp16 and x in fp32 meet in FBGEMM, which widens W in the registers: with the dozen rows of a prompt a product
-    takes as long as W takes to come from memory, so half the bytes are half the time. Its sums do not depend on how many rows
-    there are. That is done only where fp16 holds W exactly, as it does weights that were quantised; else W is widened once.
-    """
+    """x [...,I] -> x Wᵀ [...,O] in x's precision, W [O,I] being kept in the file's; x in fp32 is multiplied exactly."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self._widened: tuple[torch.device, Callable[[Tensor], Tensor]] | None = None
+        self._widened = Derived(_widened)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == self.weight.dtype:
-            return F.linear(x, self.weight)
-        if self._widened is None or self._widened[0] != x.device:
-            self._widened = x.device, _widened(self.weight)
-        return self._widened[1](x)
+        return F.linear(x, self.weight) if x.dtype == self.weight.dtype else self._widened(self.weight)(x)
 
 
 def _widened(weight: Tensor) -> Callable[[Tensor], Tensor]:
     """x -> x Wᵀ in fp32."""
+    if (fast := product(weight)) is not None:
+        return fast
     full = weight.float()
-    if weight.device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm") and full.half().equal(full):
-        packed = torch.ops.quantized.linear_prepack_fp16(full, None)
-        return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed)
     return lambda x: F.linear(x, full)
 
 
@@ -145,27 +137,29 @@ class Layer(nn.Module):
             kept = Kept(*(torch.cat([old.expand(batch, -1, -1, -1), new], 2) for old, new in zip(before, kept)))
         # The queries that share a key head stand one after the other.
         q = place.turn(self.norm_q(q)).reshape(batch, key_heads, -1, kept.keys.shape[3])
-        mask = place.mask.repeat(heads // key_heads, 1)
-        attended = F.scaled_dot_product_attention(q, *kept, attn_mask=mask, scale=self.config.scale)
+        attended = F.scaled_dot_product_attention(q, *kept, attn_mask=place.mask, scale=self.config.scale)
         return self.o(attended.reshape(batch, heads, length, -1).transpose(1, 2).reshape(batch, length, -1)), kept
 
 
 class Place(NamedTuple):
-    """Where T tokens stand among S: their rotary factors [T,D/2] and which of the S each may look at [T,S]."""
+    """Where T tokens stand among S: their rotary factors [T,D/2] and which of the S each may look at [G·T,S], for each of the G
+    queries that share a key head."""
 
     cos: Tensor
     sin: Tensor
     mask: Tensor
 
     @classmethod
-    def after(cls, before: int, length: int, theta: float, window: int | None, size: int, like: Tensor) -> Place:
-        """Of `length` tokens behind `before` others, in heads of `size`."""
+    def after(cls, before: int, length: int, theta: float, window: int | None, shared: int, size: int, like: Tensor) -> Place:
+        """Of `length` tokens behind `before` others, in heads of `size`, `shared` of which have one key."""
         frequencies = 1 / theta ** (torch.arange(0, size, 2, dtype=torch.float32, device=like.device) / size)
         seen = torch.arange(before + length, device=like.device)
         own = seen[before:, None]
         angles = own * frequencies
         mask = seen <= own
-        return cls(angles.cos().to(like.dtype), angles.sin().to(like.dtype), mask & (seen > own - window) if window else mask)
+        if window is not None:
+            mask = mask & (seen > own - window)
+        return cls(angles.cos().to(like.dtype), angles.sin().to(like.dtype), mask.repeat(shared, 1))
 
     def turn(self, x: Tensor) -> Tensor:
         """x [B,heads,T,D] at its place: RoPE (Su et al. 2021, arXiv 2104.09864, eq. 34), the pairs being the halves of D."""
@@ -224,8 +218,8 @@ class Decoder(nn.Module):
             x = x * torch.tensor(self.config.width**0.5, dtype=self.dtype)
         known = before[0].keys.shape[2] if before else 0
         kinds = list(zip(self.config.thetas, self.config.windows))
-        size = self.layers[0].k.weight.shape[0] // self.config.key_heads
-        places = {kind: Place.after(known, ids.shape[1], *kind, size, x) for kind in set(kinds[:layers])}
+        size, shared = self.layers[0].k.weight.shape[0] // self.config.key_heads, self.config.heads // self.config.key_heads
+        places = {kind: Place.after(known, ids.shape[1], *kind, shared, size, x) for kind in set(kinds[:layers])}
         kept = []
         for i, layer in enumerate(self.layers[:layers]):
             x, own = layer(x, places[kinds[i]], before[i] if before else None)
