@@ -140,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     encoder.add_argument("--images", type=int, help="pictures to show in all (60000)")
     encoder.add_argument("--seed", type=int, help="(0)")
     encoder.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
+    encoder.add_argument("--start-from", type=Path, metavar="FILE", help="begin with the encoder of this GAN, of the same shape")
     encoder.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
     encoder.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
 
@@ -518,8 +519,8 @@ def _train_encoder(options: argparse.Namespace) -> None:
     device = _device(options.device)
     with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
         written = train_encoder_folder(
-            options.gan, options.data, run, images=options.images, seed=options.seed, resume=options.resume, llm=options.llm,
-            device=device, progress=progress,
+            options.gan, options.data, run, images=options.images, seed=options.seed, resume=options.resume,
+            start_from=options.start_from, llm=options.llm, device=device, progress=progress,
         )  # fmt: skip
     print(f"{written}, with its log and samples in {run}{os.sep}")
 

@@ -445,3 +445,25 @@ def test_an_encoder_needs_a_gan_that_sees(folder, tmp_path):
     path = save_gan(gan, tmp_path / "seeing.safetensors")
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train_encoder_folder(path, folder, tmp_path / "run", resume=True)
+
+
+def test_an_encoder_may_begin_with_that_of_another_gan(folder, tmp_path, monkeypatch):
+    from llm_gan.models.training import encoder
+
+    class Model(Reader):
+        width = WIDTH
+
+    monkeypatch.setattr(encoder.LanguageModel, "load", lambda name, device: Model())
+
+    def trained(name, seed, images, start=None):
+        path = save_gan(setup(folder, tmp_path, seed)[0], tmp_path / f"{name}.safetensors")
+        train_encoder_folder(path, folder, tmp_path / name, images=images, start_from=start)
+        return load_gan(path).encoder.state_dict()
+
+    first = trained("a", 0, 16)
+    near, far = trained("b", 1, 8, tmp_path / "a.safetensors"), trained("c", 1, 8)
+    apart = [sum((first[name] - other[name]).float().abs().mean().item() for name in first) for other in (near, far)]
+    assert apart[0] < apart[1]
+    path = save_gan(setup(folder, tmp_path)[0], tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="none.safetensors has no encoder to start from"):
+        train_encoder_folder(path, folder, tmp_path / "d", start_from=path)

@@ -200,6 +200,7 @@ def train_encoder_folder(
     images: int | None = None,
     seed: int | None = None,
     resume: bool = False,
+    start_from: Path | None = None,
     llm: str | None = None,
     device: torch.device | str = "cpu",
     save_every: float = 240.0,
@@ -207,7 +208,8 @@ def train_encoder_folder(
 ) -> Path:
     """Train an encoder for the GAN in `checkpoint` on the captioned pictures of `data`, and write it beside the checkpoint.
 
-    Where `progress` raises, the encoder is written as it was then. An encoder that is there already is replaced.
+    `start_from` is a GAN of the same shape whose encoder a new run begins with, as when this one was trained on from it. Where
+    `progress` raises, the encoder is written as it was then. An encoder that is there already is replaced.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
     check_run(run, resume)
@@ -216,6 +218,10 @@ def train_encoder_folder(
         raise ValueError(
             f"{checkpoint.name} was saved without its discriminator, through which an encoder looks: take one with it."
         )
+    torch.manual_seed(0 if seed is None else seed)
+    gan.encoder = Encoder(EncoderConfig(), gan.generator.config)
+    if start_from is not None:
+        _begin_with(gan.encoder, load_gan(start_from).encoder, start_from)
     examples, skipped = read_training(data)
     settings = json.loads((run / "config.json").read_text()) if resume else {}
     settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
@@ -229,10 +235,18 @@ def train_encoder_folder(
     scenes = compose(pictures.examples, config.scenes) if gan.generator.config.things else []
     dataset = build_dataset(pictures, gan.generator.config, model, gan.condition_norm, run / "cache", scenes, False, progress)
     del model
-    torch.manual_seed(config.seed)
-    gan.encoder = Encoder(EncoderConfig(), gan.generator.config)
     try:
         train_encoder(gan, dataset, config, run, resume, device, save_every, progress)
     finally:
         path = save_encoder(gan, checkpoint)
     return path
+
+
+def _begin_with(encoder: Encoder, other: Encoder | None, of: Path) -> None:
+    """Give `encoder` the weights of `other`, that of the GAN in `of`; ValueError where they are not to be had, or do not fit."""
+    if other is None:
+        raise ValueError(f"{of.name} has no encoder to start from: leave --start-from out.")
+    shapes, own = ({name: weight.shape for name, weight in kind.state_dict().items()} for kind in (other, encoder))
+    if shapes != own:
+        raise ValueError(f"The encoder of {of.name} is of another shape than this GAN's would be: leave --start-from out.")
+    encoder.load_state_dict(other.state_dict())
