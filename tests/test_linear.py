@@ -1,0 +1,113 @@
+"""Products of a few rows: exact or not taken, and never stale."""
+
+import pytest
+import torch
+
+from llm_gan.models import linear
+from llm_gan.models.generator import GeneratorConfig
+from llm_gan.models.linear import FEW, Derived, Linear, product
+from llm_gan.models.memory import ConceptMemory
+
+fbgemm = pytest.mark.skipif(torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="this processor has no FBGEMM")
+
+
+def half(*shape, seed=0):
+    """Numbers that fp16 holds."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).half().float()
+
+
+def frozen(bias=True):
+    layer = Linear(48, 32, bias=bias).requires_grad_(False)
+    layer.weight.copy_(half(32, 48))
+    return layer
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """A list that grows with every product that FBGEMM computes."""
+    calls = []
+
+    def counting(*weights):
+        fast = product(*weights)
+        return None if fast is None else lambda x: calls.append(len(x)) or fast(x)
+
+    monkeypatch.setattr(linear, "product", counting)
+    return calls
+
+
+@fbgemm
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 48), (5, 48), (2, 7, 48)])
+def test_a_few_rows_are_multiplied_exactly(shape, bias):
+    layer, x = frozen(bias), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    exact = torch.nn.functional.linear(x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double())
+    assert (product(layer.weight, layer.bias)(x) - exact).abs().max() < 1e-5 and (layer(x) - exact).abs().max() < 1e-5
+
+
+@fbgemm
+def test_rows_do_not_depend_on_one_another():
+    read, x = product(half(32, 48)), torch.randn(20, 48)
+    assert torch.equal(read(x), torch.cat([read(row[None]) for row in x]))
+
+
+def test_what_fp16_does_not_hold_is_not_taken():
+    assert product(torch.full((4, 4), 1 / 3)) is None and product(torch.full((4, 4), 1e6)) is None
+    layer = Linear(48, 32).requires_grad_(False)  # random in fp32
+    x = torch.randn(3, 48)
+    assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+
+
+@fbgemm
+def test_only_a_few_rows_without_a_gradient_are_taken(taken):
+    layer, x = Linear(48, 32), torch.randn(3, 48)
+    layer.weight.data.copy_(half(32, 48))
+    layer._product = Derived(linear.product)
+    layer(x)
+    assert not taken  # it may be learning
+    layer.requires_grad_(False)
+    wanted = x.clone().requires_grad_()
+    layer(wanted).sum().backward()
+    assert torch.allclose(wanted.grad, layer.weight.sum(0).expand(3, -1)) and not taken
+    layer(torch.randn(FEW + 1, 48))
+    layer.bfloat16()(x.bfloat16())
+    assert not taken
+    layer.float()(x)
+    with torch.no_grad():
+        layer(wanted)
+    assert taken == [3, 3]
+
+
+@fbgemm
+def test_changed_weights_are_noticed():
+    layer, x = frozen(), torch.randn(3, 48)
+    layer(x)
+    layer.weight.mul_(2)
+    layer.bias.add_(1)
+    assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5)
+    layer.load_state_dict({"weight": half(32, 48, seed=5), "bias": half(32)})
+    assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5)
+
+
+def test_what_is_derived_is_kept_until_its_weights_change():
+    made = []
+    total = Derived(lambda weight: made.append(1) or weight.sum())
+    weight = torch.ones(3)
+    assert total(weight) == total(weight) == 3 and len(made) == 1
+    weight[0] = 2
+    assert total(weight) == 4 and len(made) == 2
+    learning = torch.ones(3, requires_grad=True)
+    assert total(learning).requires_grad and total(learning) == 3 and len(made) == 4
+    with torch.inference_mode():
+        assert total(torch.ones(3)) == 3  # counts no versions
+
+
+@fbgemm
+def test_a_memory_gives_the_same_sketch_either_way():
+    memory = ConceptMemory(GeneratorConfig(32, (16, 16, 16), concepts=40, pooled_dim=24, text_dim=16, sketch_resolution=8))
+    for parameter in memory.parameters():
+        parameter.data = half(*parameter.shape)
+    concepts, looks = torch.rand(2, 40).softmax(1), torch.rand(2, 5).softmax(1)
+    plain = memory.sketch(concepts, looks)
+    assert plain.requires_grad
+    memory.requires_grad_(False)
+    assert torch.allclose(memory.sketch(concepts, looks), plain, atol=1e-5) and memory._read._known is not None
