@@ -51,6 +51,7 @@ SCALE = ".scale"  # added to the name of an int8 tensor, names that of its scale
 SHORTEST_ROW = 16  # numbers: of a shorter row the scale would cost what int8 saves
 BOUNDS = {
     "channels": (4, 4096),
+    "chooses": (0, 1),
     "z_dim": (1, 1024),
     "w_dim": (1, 1024),
     "text_dim": (8, 4096),
@@ -73,7 +74,7 @@ BOUNDS = {
     "refiner_channels": (1, 2048),
 }
 # Not in the first checkpoints, which had none of it.
-LATER = {"concepts", "looks", "sketch_resolution", "sketch_channels", "look_channels", "things"}
+LATER = {"concepts", "chooses", "looks", "sketch_resolution", "sketch_channels", "look_channels", "things"}
 LISTS = ("channels", "attention", "mixed", "pixel_channels", "refiner_channels")
 RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 

@@ -44,6 +44,7 @@ class GeneratorConfig:
     attention: tuple[int, ...] = (8, 16)  # resolutions that attend to the tokens
     heads: int = 4
     concepts: int = 0  # that the concept memory holds, 0: no such memory,
+    chooses: int = 0  # 1: where the prompt may mean several of them, z picks one; 0: they are drawn as a blend,
     looks: int = 5  # of each that it tells apart,
     sketch_resolution: int = 16  # pixels,
     sketch_channels: int = 6  # that all looks share,
@@ -62,8 +63,8 @@ class GeneratorConfig:
 
 class Text(NamedTuple):
     """What the generator reads in a prompt: the refined tokens [B,M+T,D] and their mask; of each of M things the text vector
-    t [B,M,D], and of the memory the weights of the concepts [B,M,K] and how much the prompt itself asks for each look
-    [B,M,L]; and where they stand."""
+    t [B,M,D], and of the memory, in fp32, the weights of the concepts [B,M,K] and how much the prompt itself asks for each
+    look [B,M,L]; and where they stand."""
 
     tokens: Tensor
     mask: Tensor
@@ -355,28 +356,32 @@ class Generator(nn.Module):
         tokens, vector = self.text(tokens.to(dtype), layout.pooled.to(dtype), mask)
         if not self.config.concepts:
             return Text(tokens, mask, vector, None, None, layout)
-        concepts, looks = self.memory(layout.pooled).to(dtype), self.look_from_text(layout.pooled)
-        # Scaled, or z, whose share is large from the start, would be louder for most of a training.
-        return Text(tokens, mask, vector + concepts @ self.memory.codes, concepts, 8 * looks, layout)
+        # The looks scaled, or z, whose share is large from the start, would be louder for most of a training.
+        return Text(tokens, mask, vector, self.memory(layout.pooled), 8 * self.look_from_text(layout.pooled), layout)
 
     def code(self, z: Tensor, text: Text, truncation_psi: float = 1.0) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
         The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
-        to a blend of all, which would be none.
+        to a blend of all, which would be none. Of several concepts that the text may mean, the others of z choose.
         """
-        w = self.mapping(z.to(text.vector.dtype), truncation_psi)[:, None]
+        w, vector = self.mapping(z.to(text.vector.dtype), truncation_psi)[:, None], text.vector
         sketch = logits = None
         if self.config.concepts:
+            concepts = text.concepts
+            if self.config.chooses and not self.training:  # a training says itself which of them a z shall draw
+                concepts = self.memory.choose(concepts, truncation_psi * z)
+            concepts = concepts.to(w.dtype)
+            vector = vector + concepts @ self.memory.codes
             picked = truncation_psi * z[:, : self.config.looks]
             picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
             logits = LOOK_SHARPNESS * picked[:, None] + text.looks
             looks = logits.softmax(2).to(w.dtype)
             w = w + self.look_to_style(looks)
-            sketch = self.memory.sketch(text.concepts, looks)
+            sketch = self.memory.sketch(concepts, looks)
         if self.config.things:
             w = w + self.size_to_style(text.layout.boxes[:, :, 2:].log2().to(w.dtype))
-        w = torch.cat([w.expand(-1, text.vector.shape[1], -1), text.vector], 2)
+        w = torch.cat([w.expand(-1, vector.shape[1], -1), vector], 2)
         return Code(w[:, :, None].expand(-1, -1, self.num_styles, -1), sketch, logits)
 
     def paint(self, code: Code, text: Text) -> tuple[Tensor, Tensor | None]:

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from .linear import Derived, Linear, few, product
 
+CERTAINTY = 4.0  # times a concept's logarithmic weight,
+CHOICE = 3.0  # and times z's word for it, which is as loud as N(0,1): a name stays what it is, equals are told apart
 SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
 
 
@@ -32,6 +34,7 @@ class ConceptMemory(nn.Module):
         self.shared = normal(config.concepts, config.sketch_channels, size, size, std=0.5)
         # Zero, so that a look never seen for a concept adds nothing to what its other looks share.
         self.looks = nn.Parameter(torch.zeros(config.concepts, config.looks, config.look_channels, size, size))
+        self._choices = Derived(lambda keys: choices(len(keys), config.z_dim, config.looks).to(keys.device))
         self._directions = Derived(lambda keys: F.normalize(keys.float(), dim=1).t())
         self._read = Derived(lambda *rows: [product(part.flatten(1).t()) for part in rows])
 
@@ -39,6 +42,15 @@ class ConceptMemory(nn.Module):
         """pooled [...,P] -> the weight of every concept [...,K], summing to 1."""
         similarity = F.normalize(self.query(pooled).float(), dim=-1) @ self._directions(self.keys)
         return (SHARPNESS * similarity).softmax(-1)
+
+    def choose(self, concepts: Tensor, z: Tensor) -> Tensor:
+        """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts.
+
+        softmax(4 log w + 3 z·r) with a random direction r for each concept: close to the Gumbel-max trick (Gumbel 1954;
+        Maddison et al. 2014, arXiv 1411.0030) but smooth in z, so that a walk through z glides from one to the next.
+        """
+        word = z.float() @ self._choices(self.keys).t()
+        return (CERTAINTY * concepts.clamp(min=1e-12).log() + CHOICE * word[:, None]).softmax(-1)
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""
@@ -67,3 +79,11 @@ class ConceptMemory(nn.Module):
         query = (vectors * values.rsqrt()).t()
         self.query.weight.copy_(query / query.norm(dim=1).mean())
         self.keys.copy_(torch.stack([F.normalize(pooled[rows] @ query.t(), dim=1).mean(0) for rows in groups]))
+
+
+def choices(concepts: int, z_dim: int, looks: int) -> Tensor:
+    """For each concept a unit vector [K,z_dim] across the entries of z that pick no look; the same on every machine."""
+    # A seed that nobody draws z from: z would lie in the very direction of a concept.
+    found = torch.randn(concepts, z_dim, generator=torch.Generator().manual_seed(int.from_bytes(b"concepts", "big")))
+    found[:, :looks] = 0
+    return F.normalize(found, dim=1)

@@ -308,6 +308,7 @@ def test_evaluation(tmp_path, monkeypatch):
     row = rows["training, captions naming a style", "Latin"]
     assert row["real_pictures"] == "held out" and row["real"]["n_concept"] == 3 and 0 <= row["generated"]["r@1"] <= 1
     assert row["generated"]["n"] == row["shuffled"]["n"] == 6
+    assert all(row[kind]["r@10"] <= row[kind]["any@10"] <= 1 for row in rows.values() for kind in ("generated", "real"))
     assert set(figures["distribution"]) == {"generated", "floor", "held_out", "blurred"}
     assert figures["distribution"]["floor"]["n"] == 6 and figures["distribution"]["floor"]["kid"][1] > 0
     assert figures["diversity"]["real"]["pixels"] > 0 and figures["diversity"]["captions"] <= 6

@@ -1,9 +1,11 @@
 """Generator, discriminator and the GAN that holds them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
@@ -290,3 +292,35 @@ def test_latent_of_another_gan_is_refused():
         Latent.from_dict({"styles": torch.zeros(1, 2, 3)})
     with pytest.raises(ValueError, match="does not fit its z"):
         Latent.from_dict({"z": torch.zeros(2, 8), "looks": torch.zeros(1, 5)})
+
+
+def test_z_chooses_among_the_concepts_that_a_prompt_may_mean():
+    memory = ConceptMemory(GeneratorConfig(32, (16, 16, 16), concepts=40, pooled_dim=24, text_dim=16, sketch_resolution=8))
+    z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    known, either = torch.full((2, 400, 1, 40), 0.12 / 39)
+    known[..., 7] = 0.88  # as a name finds its concept
+    either[..., [3, 9]] = 0.44
+    with torch.no_grad():
+        certain, chosen = memory.choose(known, z)[:, 0], memory.choose(either, z)[:, 0]
+        usual = memory.choose(either, 0 * z)[0, 0]
+    assert (certain.argmax(1) == 7).float().mean() > 0.99 and certain[:, 7].mean() > 0.98
+    first = chosen.argmax(1) == 3
+    assert 0.4 < first.float().mean() < 0.6 and torch.equal(~first, chosen.argmax(1) == 9)
+    assert chosen.amax(1).mean() > 0.85 and chosen.sum(1).allclose(torch.ones(400))
+    assert usual[3] == usual[9] > 0.49  # what is typical stays a blend of both
+    looks = z.clone()
+    looks[:, :5] = 5
+    assert torch.equal(memory.choose(either, looks)[:, 0].argmax(1) == 3, first)  # the look is another question
+
+
+def test_only_a_generator_that_chooses_does(tmp_path):
+    plain, choosing = (small_gan(config=replace(SMALL, chooses=n)) for n in (0, 1))
+    z, drawn = plain.sample_z(0, 3), {}
+    for gan in (plain, choosing):
+        n = gan.generator.config.chooses
+        loaded = load_gan(save_gan(gan, tmp_path / f"{n}.safetensors", torch.float32))
+        assert loaded.generator.config == gan.generator.config
+        drawn[n], drawn[n, "in training"] = (model.generate(condition(3), z)[0] for model in (loaded, gan.train()))
+    for same in ((0, "in training"), (1, "in training")):
+        assert torch.allclose(drawn[0], drawn[same], atol=1e-5)
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3

@@ -156,7 +156,7 @@ def _alignment(rows: list[dict], concepts: int) -> str:
         title = f"{row['captions']} ({row['script']})" if row["script"] else row["captions"]
         counts = " / ".join(str(row[kind].get("n", row[kind].get("n_concept", 0))) for kind in ("generated", "real"))
         table.append(
-            [title, *(" / ".join(cells(row, f)) for f in ("r_precision", "r@1", "r@10")), counts, row["real_pictures"]]
+            [title, *(" / ".join(cells(row, f)) for f in ("r_precision", "r@1", "r@10", "any@10")), counts, row["real_pictures"]]
         )
     drawn = [row[kind]["distractors"] for row in rows for kind in ("generated", "real") if "distractors" in row[kind]]
     fewest = min(drawn, default=0)
@@ -165,11 +165,13 @@ def _alignment(rows: list[dict], concepts: int) -> str:
         few = "" if fewest == 99 else f" (rows with fewer have at least {fewest})"
         notes.append(f"R-precision by the judge against 99 distractors{few}.")
     if any("r@1" in row["generated"] for row in rows):
-        notes.append(f"R@1 and R@10: the concept found among {concepts} by features.")
+        notes.append(
+            f"R@1 and R@10: the concept found among {concepts} by features; *any*: or another one that the caption may mean."
+        )
     most = max((row["generated"].get("n", 0) for row in rows), default=0)
     if most:
         notes.append(f"The standard error of a share at n = {most} is at most {0.5 / most**0.5:.3f}.")
-    head = ["captions", "R-precision", "R@1", "R@10", "n generated / real", "real pictures"]
+    head = ["captions", "R-precision", "R@1", "R@10", "any R@10", "n generated / real", "real pictures"]
     return " ".join(notes) + "\n\n" + _table(head, table)
 
 

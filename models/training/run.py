@@ -87,10 +87,11 @@ def train_folder(
         (run / "skipped.txt").write_text("".join(f"{path}: {reason}\n" for path, reason in skipped), encoding="utf-8")
         log.warning("%d files were skipped, listed with the reasons in %s", len(skipped), run / "skipped.txt")
     if start is None:
-        generator = replace(shape, token_dim=model.width, concepts=len(concepts_of(pictures.examples)))
+        generator = replace(shape, token_dim=model.width, concepts=len(concepts_of(pictures.examples)), chooses=1)
     else:
         known = start.generator.config
-        generator = replace(known, resolution=resolution, channels=known.channels + shape.channels[len(known.channels) :])
+        channels = known.channels + shape.channels[len(known.channels) :]
+        generator = replace(known, resolution=resolution, channels=channels, chooses=int(known.concepts > 0))
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     if scenes:
         generator = replace(generator, things=MAX_THINGS)
