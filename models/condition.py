@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -104,13 +104,15 @@ class Condition:
     """A batch of B prompts as a generator receives them.
 
     tokens [B, T, C] float32: states of the prompts' own tokens, zero where padded. pooled [B, C] float32. mask [B, T]
-    bool: True at a real token; every row has one. recipe: how it was made, None where that is not known.
+    bool: True at a real token; every row has one. recipe: how it was made, None where that is not known. choice [B]: how far, 0
+    to 1, z picks one of the concepts that a row may mean; 0 between two prompts, where both are meant. None is 1 everywhere.
     """
 
     tokens: Tensor
     pooled: Tensor
     mask: Tensor
     recipe: Recipe | None = None
+    choice: Tensor | None = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -121,14 +123,18 @@ class Condition:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"prompt {index} of a condition of {len(self)}")
             index = slice(index, index + 1 or None)
-        return Condition(self.tokens[index], self.pooled[index], self.mask[index], self.recipe)
+        return self._each(lambda x: x[index])
 
     def to(self, device: torch.device | str) -> Condition:
-        return Condition(self.tokens.to(device), self.pooled.to(device), self.mask.to(device), self.recipe)
+        return self._each(lambda x: x.to(device))
 
     def repeat(self, n: int) -> Condition:
         """Each prompt n times, its copies side by side: a, b -> a, a, b, b."""
-        return Condition(*(x.repeat_interleave(n, dim=0) for x in (self.tokens, self.pooled, self.mask)), self.recipe)
+        return self._each(lambda x: x.repeat_interleave(n, dim=0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        choice = None if self.choice is None else change(self.choice)
+        return Condition(change(self.tokens), change(self.pooled), change(self.mask), self.recipe, choice)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
@@ -145,12 +151,15 @@ class Condition:
             if first.pooled.shape[1:] != other.pooled.shape[1:]:
                 raise ValueError(f"Conditions of width {first.pooled.shape[-1]} and {other.pooled.shape[-1]} cannot be "
                                  "joined: encode both prompts with the same language model.")
+        choice = None
+        if any(c.choice is not None for c in conditions):
+            choice = torch.cat([torch.ones(len(c)) if c.choice is None else c.choice for c in conditions])
         length = max(c.tokens.shape[1] for c in conditions)
         pad = torch.nn.functional.pad
         return Condition(torch.cat([pad(c.tokens, (0, 0, 0, length - c.tokens.shape[1])) for c in conditions]),
                          torch.cat([c.pooled for c in conditions]),
                          torch.cat([pad(c.mask, (0, length - c.mask.shape[1])) for c in conditions]),
-                         first.recipe)
+                         first.recipe, choice)
 
 
 class ConditionCache:

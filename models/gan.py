@@ -205,7 +205,8 @@ class GAN(nn.Module):
 
     def read(self, condition: Condition) -> Text:
         """What the generator reads in `condition`, which must be on its device."""
-        return self.generator.read(*self.condition_norm(condition.tokens, condition.pooled), condition.mask)
+        text = self.generator.read(*self.condition_norm(condition.tokens, condition.pooled), condition.mask)
+        return text._replace(choice=condition.choice)
 
     @torch.no_grad()
     def generate(

@@ -72,6 +72,7 @@ class Text(NamedTuple):
     concepts: Tensor | None
     looks: Tensor | None
     layout: Layout
+    choice: Tensor | None = None  # of each prompt, how far z picks one of its concepts [B], as in a condition
 
     def on(self, background: Tensor) -> "Text":
         """The same, on a background [B,3] in -1..1."""
@@ -369,8 +370,9 @@ class Generator(nn.Module):
         sketch = logits = None
         if self.config.concepts:
             concepts = text.concepts
-            if self.config.chooses and not self.training:  # a training says itself which of them a z shall draw
-                concepts = self.memory.choose(concepts, truncation_psi * z)
+            # A training says itself which of them a z shall draw.
+            if self.config.chooses and not self.training:
+                concepts = self.memory.choose(concepts, truncation_psi * z, text.choice)
             concepts = concepts.to(w.dtype)
             vector = vector + concepts @ self.memory.codes
             picked = truncation_psi * z[:, : self.config.looks]

@@ -110,7 +110,7 @@ def between(a: Condition, b: Condition, share: Tensor) -> Condition:
     # A token that only one of the two has keeps its meaning, which a mean with nothing would not have.
     weight = torch.where(b.mask, torch.where(a.mask, share[:, None], 1.0), 0.0)[:, :, None]
     mask = a.mask & (share < 1)[:, None] | b.mask & (share > 0)[:, None]
-    return Condition(_lerp(a.tokens, b.tokens, weight), _lerp(a.pooled, b.pooled, share), mask, a.recipe)
+    return Condition(_lerp(a.tokens, b.tokens, weight), _lerp(a.pooled, b.pooled, share), mask, a.recipe, (2 * share - 1).abs())
 
 
 def average(latents: Latent, weights: Tensor | None = None) -> Latent:

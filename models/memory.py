@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .linear import Derived, Linear, few, product
 
-CERTAINTY = 4.0  # times a concept's logarithmic weight,
+CERTAINTY = 6.0  # times a concept's logarithmic weight,
 CHOICE = 3.0  # and times z's word for it, which is as loud as N(0,1): a name stays what it is, equals are told apart
 SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
 
@@ -43,14 +43,17 @@ class ConceptMemory(nn.Module):
         similarity = F.normalize(self.query(pooled).float(), dim=-1) @ self._directions(self.keys)
         return (SHARPNESS * similarity).softmax(-1)
 
-    def choose(self, concepts: Tensor, z: Tensor) -> Tensor:
-        """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts.
+    def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None) -> Tensor:
+        """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts, or
+        as far as `choice` [B] says: at 0 they stay as they are.
 
-        softmax(4 log w + 3 z·r) with a random direction r for each concept: close to the Gumbel-max trick (Gumbel 1954;
+        softmax(6 log w + 3 z·r) with a random direction r for each concept: close to the Gumbel-max trick (Gumbel 1954;
         Maddison et al. 2014, arXiv 1411.0030) but smooth in z, so that a walk through z glides from one to the next.
         """
         word = z.float() @ self._choices(self.keys).t()
-        return (CERTAINTY * concepts.clamp(min=1e-12).log() + CHOICE * word[:, None]).softmax(-1)
+        far = torch.ones(len(z), device=z.device) if choice is None else choice
+        certainty, loud = (1 + (CERTAINTY - 1) * far)[:, None, None], (CHOICE * far)[:, None, None]
+        return (certainty * concepts.clamp(min=1e-12).log() + loud * word[:, None]).softmax(-1)
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""

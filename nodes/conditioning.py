@@ -10,11 +10,14 @@ from ..models.condition import Condition, Recipe
 Conditioning = list[list[Any]]  # of [tokens [B,T,C], {"pooled_output": [B,C], ...}]
 
 RECIPE = "llm_gan_recipe"
+CHOICE = "llm_gan_choice"
 
 
 def to_conditioning(condition: Condition) -> Conditioning:
     """One entry for the whole batch. The recipe goes along as plain data, and any node may copy it."""
     extras = {"pooled_output": condition.pooled, "attention_mask": condition.mask, RECIPE: condition.recipe.to_dict()}
+    if condition.choice is not None:
+        extras[CHOICE] = condition.choice
     return [[condition.tokens, extras]]
 
 
@@ -45,5 +48,7 @@ def _condition(tokens: Tensor, extras: dict[str, Any]) -> Condition:
     if (given := extras.get("attention_mask")) is not None:
         given = given.to("cpu").bool().reshape(len(given), -1)[:, : mask.shape[1]].expand(len(mask), -1)
         mask = torch.cat([given, mask[:, given.shape[1] :]], 1)
-    recipe = extras.get(RECIPE)
-    return Condition(tokens, pooled, mask, None if recipe is None else Recipe.from_dict(recipe))
+    recipe, choice = extras.get(RECIPE), extras.get(CHOICE)
+    if choice is not None and len(choice) != len(tokens):  # a node repeated the prompts
+        choice = None
+    return Condition(tokens, pooled, mask, None if recipe is None else Recipe.from_dict(recipe), choice)

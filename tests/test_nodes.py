@@ -685,6 +685,9 @@ def test_prompts_are_travelled_in_one_drawing(pack, draw, encode):
     travelled, = pack.run("TravelPrompts", conditioning=stops, frames=4, easing="smooth", loop=False)
     frames, ends = draw(travelled, batch_size=1)[0], draw(stops, batch_size=1)[0]
     assert len(frames) == 4 and torch.allclose(frames[[0, 3]], ends, atol=1e-4)
+    # On the way from one to the other both are meant, and z chooses the less the further it is from either.
+    choice = pack.module("nodes.conditioning").from_conditioning(travelled).choice
+    assert choice[0] == choice[3] == 1 and (choice[1:3] < 0.6).all()
 
 
 def test_sliders_move_and_show_what_they_would_do(pack, gan, draw, encode):

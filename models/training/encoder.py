@@ -34,6 +34,7 @@ from .trainer import check_run, load_optimizer, optimizer_tensors, read_state, u
 log = logging.getLogger(__name__)
 ALONE = 0.6  # share of the pictures with one kind of damage,
 WHOLE = 0.15  # and without any; the others have several
+GOING_ON = 2e-4  # learning rate of an encoder that begins with another's weights: faster, it would forget first
 FEATURES = 0.25  # weight of the feature distance beside the mean pixel error: of one size at the end of a training
 
 
@@ -224,6 +225,8 @@ def train_encoder_folder(
         _begin_with(gan.encoder, load_gan(start_from).encoder, start_from)
     examples, skipped = read_training(data)
     settings = json.loads((run / "config.json").read_text()) if resume else {}
+    if start_from is not None:
+        settings.setdefault("lr", GOING_ON)
     settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
     config = EncoderTraining(**settings)
     model = LanguageModel.load(llm or gan.recipe.model, device=device)
