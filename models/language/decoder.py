@@ -8,7 +8,6 @@ transformers', up to rounding; a folder with any setting that is not known here 
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +58,10 @@ class DecoderConfig:
             tuple(config["sliding_window"] if local else None for local in near),
         )
 
+    @property
+    def layers(self) -> int:
+        return len(self.windows)
+
 
 class Kept(NamedTuple):
     """Of one layer the keys and values [B,key heads,T,D] of what was read."""
@@ -96,7 +99,7 @@ class Norm(nn.Module):
         self.eps = config.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 class Layer(nn.Module):
@@ -180,17 +183,14 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype, layers: int) -> Decoder | None:
-        """The first `layers` of the model in a folder, on the CPU; None where its config.json is not one known here.
+    def load(cls, folder: Path, config: DecoderConfig, dtype: torch.dtype, layers: int) -> Decoder:
+        """The first `layers` of the model in a folder, on the CPU.
 
         In fp32 the weights stay in memory, or on disk, as they are stored; in another `dtype` they are converted to it.
         Raises whatever safetensors does, and KeyError where a weight is missing.
         """
         from safetensors import safe_open
 
-        config = DecoderConfig.of(json.loads((folder / "config.json").read_text("utf-8")))
-        if config is None:
-            return None
         with ExitStack() as stack:
             files = [stack.enter_context(safe_open(str(path), "pt")) for path in sorted(folder.glob("*.safetensors"))]
             places = {name: file for file in files for name in file.keys()}

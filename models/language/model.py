@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..condition import DEFAULT_MAX_TOKENS, DEFAULT_TEMPLATE, Condition, ConditionCache, Recipe
-from .decoder import Decoder
+from .decoder import Decoder, DecoderConfig
 from .expand import accept, generate, keeping, writing_prompt
 from .gguf import conversion_record
 
@@ -66,8 +66,8 @@ class LanguageModel(nn.Module):
 
         dtype None takes the fastest that is exact enough: on CUDA bf16 for Gemma (fp32 where the GPU lacks it) and fp16
         for others, on a CPU fp32, since in bf16 what a prompt means there would depend on its batch. Gemma overflows in
-        fp16: asked for it, bf16 or fp32 is used, with a warning. write=True keeps all layers, for `expand`. convert_to is where GGUF models
-        are converted to (see `catalogue.resolve`).
+        fp16: asked for it, bf16 or fp32 is used, with a warning. write=True keeps all layers, for `expand`. convert_to is where
+        GGUF models are converted to (see `catalogue.resolve`).
         Raises FileNotFoundError or ValueError, in one sentence, where there is no model that can be used.
         """
         from .catalogue import resolve
@@ -81,9 +81,10 @@ class LanguageModel(nn.Module):
         with torch.inference_mode(False):
             record = conversion_record(folder)
             tokenizer = _Tokenizer(folder) if record and not write else _load_tokenizer(folder)
-            layers, model = config.get("num_hidden_layers"), None
-            reader = None if write else _load_decoder(folder, dtype, default_layer(layers or 1))
-            if reader is None:
+            model, reader = None, None if write else _load_decoder(folder, config, dtype)
+            if reader is not None:
+                layers = reader.config.layers
+            else:
                 model = _load_weights(folder, dtype, sum(math.prod(shape) for _, shape, _ in samples))
                 decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
                 if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
@@ -365,7 +366,11 @@ def _load_tokenizer(folder: Path) -> Any:
     # The file as it stands: the model's own tokenizer class rebuilds it in some versions of transformers, and differs.
     kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        if conversion_record(folder) is None:
+            tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        else:  # two files hold all of it, which `from_pretrained` would read several times over
+            settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **settings)
         # Some versions of transformers make an empty tokenizer where its files are missing.
         if len(set(tokenizer(_PROBE, add_special_tokens=False).input_ids)) < 10:
             raise ValueError("its files are missing or empty")
@@ -374,10 +379,11 @@ def _load_tokenizer(folder: Path) -> Any:
         raise ValueError(f"The tokenizer in {folder} cannot be read: {_sentence(error)}") from error
 
 
-def _load_decoder(folder: Path, dtype: torch.dtype, layers: int) -> Decoder | None:
+def _load_decoder(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Decoder | None:
     """The layers that reading takes; None where they are left to transformers."""
     try:
-        return Decoder.load(folder, dtype, layers)
+        known = DecoderConfig.of(config)
+        return known and Decoder.load(folder, known, dtype, default_layer(known.layers))
     except Exception as error:  # as many kinds as there are ways to tamper with a folder
         raise ValueError(f"The weights in {folder} do not fit its config.json, fetch the model again: "
                          f"{_sentence(error)}") from error
