@@ -189,6 +189,9 @@ class ModulatedConv(nn.Module):
     style of the thing that it shows. The styles are divided by their largest entry first: exact, since demodulation cancels
     any scale, and it keeps fp16 in range. The gain of the leaky ReLU, which is homogeneous, is taken before it, along with
     demodulation and bias: each pass over the activations costs about as much as the convolution of a few channels.
+
+    Where no gradient is wanted, what is computed overwrites what it is computed from, x included: it is what nobody reads
+    again, and the first touch of a fresh buffer's pages costs as much as the pass.
     """
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3):
@@ -207,10 +210,13 @@ class ModulatedConv(nn.Module):
         s = self.style(w).float()
         s = s / s.abs().amax(2, keepdim=True).clamp(min=1e-8)
         demodulation = SQRT2 * torch.rsqrt(s.square() @ self._energy(self.weight) + 1e-8)
-        x = F.conv2d(x * spread(s.to(x.dtype), territories), self.weight, padding=self.weight.shape[2] // 2)
-        x = torch.addcmul(SQRT2 * self.bias[:, None, None], x, spread(demodulation.to(x.dtype), territories))
-        if x.requires_grad:
+        scale, padding = spread(s.to(x.dtype), territories), self.weight.shape[2] // 2
+        if torch.is_grad_enabled():
+            x = F.conv2d(x * scale, self.weight, padding=padding)
+            x = torch.addcmul(SQRT2 * self.bias[:, None, None], x, spread(demodulation.to(x.dtype), territories))
             return F.leaky_relu(x, 0.2).clamp(-CLAMP, CLAMP)
+        x = F.conv2d(x.mul_(scale), self.weight, padding=padding)
+        x = torch.addcmul(SQRT2 * self.bias[:, None, None], x, spread(demodulation.to(x.dtype), territories), out=x)
         return F.leaky_relu_(x, 0.2).clamp_(-CLAMP, CLAMP)
 
 
@@ -235,7 +241,7 @@ class CrossAttention(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         pixels = pixels + self.out(attended.transpose(1, 2).reshape(batch, height * width, -1))
         # What is added must not make activations grow: the convolutions are demodulated for inputs of unit size.
-        return normalize_second_moment(pixels.transpose(1, 2).reshape(batch, channels, height, width))
+        return normalize_second_moment(pixels.unflatten(1, (height, width)).permute(0, 3, 1, 2))
 
 
 class ToRGB(nn.Module):
@@ -254,8 +260,10 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, *others: "ToRGB") -> Tensor:
         """The planes of `others`, alike but for their colours, follow: a convolution to a few channels costs what it reads."""
         weight, bias = (torch.cat(values) for values in zip(*((head.weight, head.bias) for head in (self, *others))))
-        x = F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
-        return F.pixel_shuffle(x.float(), self.up) * RGB_GAIN
+        x = F.conv2d(x, weight, bias, padding=weight.shape[2] // 2).float()
+        # A pixel shuffle that leaves planes: of three channels they add up and blend in a fraction of the time.
+        planes = x.unflatten(1, (-1, self.up, self.up)).permute(0, 1, 4, 2, 5, 3)
+        return planes.reshape(len(x), -1, self.up * x.shape[2], self.up * x.shape[3]) * RGB_GAIN
 
 
 class Scale(nn.Module):
@@ -370,8 +378,7 @@ class Generator(nn.Module):
         sketch = logits = None
         if self.config.concepts:
             concepts = text.concepts
-            # A training says itself which of them a z shall draw.
-            if self.config.chooses and not self.training:
+            if self.config.chooses:
                 concepts = self.memory.choose(concepts, truncation_psi * z, text.choice)
             concepts = concepts.to(w.dtype)
             vector = vector + concepts @ self.memory.codes

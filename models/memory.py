@@ -55,6 +55,17 @@ class ConceptMemory(nn.Module):
         certainty, loud = (1 + (CERTAINTY - 1) * far)[:, None, None], (CHOICE * far)[:, None, None]
         return (certainty * concepts.clamp(min=1e-12).log() + loud * word[:, None]).softmax(-1)
 
+    @torch.no_grad()
+    def choice(self, pooled: Tensor, z: Tensor) -> Tensor:
+        """One pooled vector [P] and one z [z_dim] -> the weights [K] that the generator draws the thing by, on the CPU."""
+        device = self.keys.device
+        return self.choose(self(pooled.to(device))[None, None], z[None].to(device))[0, 0].cpu()
+
+    @torch.no_grad()
+    def rows_of(self, pooled: Tensor, groups: list[list[int]]) -> list[int]:
+        """Which row the captions of each group (rows of pooled [M,P]) find."""
+        return [int(self(pooled[captions].to(self.keys.device)).sum(0).argmax()) for captions in groups]
+
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""
         shared, own = self._blend(concepts, self.shared, self.looks)

@@ -216,6 +216,20 @@ def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
     assert (layout.pooled[:, 0] - dataset.pooled[names]).abs().mean() < 0.15
 
 
+def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "UNDERSTOOD", 3.0)  # what this one learns in one lesson of seconds
+    gan, dataset, _ = setup(folder, tmp_path)
+
+    def teach():
+        before, lessons = [p.clone() for p in gan.generator.layout.parameters()], []
+        reader.fit_reader(gan.generator, dataset, progress=lambda done, total: lessons.append(done))
+        return lessons, any(not torch.equal(p, q) for p, q in zip(before, gan.generator.layout.parameters()))
+
+    lessons, moved = teach()
+    assert lessons and moved
+    assert teach() == ([], False)
+
+
 def test_keywords_find_what_they_may_mean(folder, tmp_path):
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
@@ -240,6 +254,16 @@ def test_keywords_find_what_they_may_mean(folder, tmp_path):
     assert sorted(rows) == list(range(12))
     for picture, concept in enumerate(dataset.shows):
         assert all(found(dataset.texts[i]).argmax() == rows[concept] for i in dataset.plain[picture].tolist())
+    # What z makes of a word that means both is what it is trained to draw.
+    dataset.choose_by(memory)
+    dataset.scenes.clear()
+    batch = dataset.draw(2000, torch.Generator().manual_seed(0))
+    asked = [i for i, pooled in enumerate(batch.pooled) if torch.equal(pooled, dataset.pooled[dataset.texts.index("fluffy")])]
+    drawn = torch.stack([memory.choice(batch.pooled[i], batch.z[i]) for i in asked])[:, [cat, dog]].argmax(1)
+    assert len(asked) > 20 and 0.2 < drawn.float().mean() < 0.8
+    middle = batch.images[asked][:, :, RESOLUTION // 2, RESOLUTION // 2]
+    colours = [dataset.pictures[dataset.shows.index(rows.index(row))].float()[:, RESOLUTION // 2, RESOLUTION // 2] for row in (cat, dog)]
+    assert torch.equal(middle, torch.stack(colours).div(127.5).sub(1)[drawn])
 
 
 # Training, checkpoints, pictures without a background
@@ -252,7 +276,7 @@ def test_training_learns_from_scenes_and_leaves_the_reader_alone(folder, tmp_pat
     figures = [trainer.step() for _ in range(9)]
     assert not trainer.diverged(figures[-1]) and "match" in figures[-1]
     moved = {name for name, p in gan.generator.named_parameters() if not torch.equal(p, before[name])}
-    assert not any(name.startswith("layout.") for name in moved)
+    assert not any(name.startswith(("layout.", "memory.query", "memory.keys")) for name in moved)
     assert {"to_opacity.weight", "size_to_style.weight", "scales.3.from_sketch.weight"} <= moved
 
 

@@ -18,6 +18,7 @@ from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
 from ..layout import Layout
+from ..memory import ConceptMemory
 from ..tensors import cached_tensors
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
@@ -75,10 +76,16 @@ class Dataset:
     shows: list[int]  # and for each picture which of those it shows, -1: none
     opacity: Tensor  # uint8 [N,1,R,R]
     scenes: list[SceneRow]
+    memory: ConceptMemory | None = None  # where z chooses among concepts: what chooses,
+    rows: Tensor | None = None  # and the row in it of each of `concepts`, and of none: -1
+
+    def choose_by(self, memory: ConceptMemory) -> None:
+        """Let z choose among the concepts that a caption may mean as the generator with this memory lets it."""
+        self.memory, self.rows = memory, torch.tensor([*memory.rows_of(self.pooled, self.concepts), -1])
 
     def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
-        """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: the one whose anchor
-        it lies nearest.
+        """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: of the concept that the
+        memory chooses by it, the one whose anchor it lies nearest.
 
         A paired loss teaches a generator to ignore z. Pairing z with a picture *before* the loss is taken, as conditional
         IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the
@@ -93,10 +100,7 @@ class Dataset:
         for i in range(batch)[rows]:
             subject = subjects[i]
             captions.append(subject.caption)
-            pictures = []
-            for caption in subject.things:
-                meant = self.meant[caption]
-                pictures.append(int(meant[(self.anchors[meant] @ z[i]).argmax()]))
+            pictures = [self._picture(caption, z[i]) for caption in subject.things]
             background = torch.tensor(subject.background).div(127.5).sub(1)
             if self.scenes and subject.background == WHITE and coloured[i] < COLOURED:
                 background = colours[i]
@@ -106,6 +110,15 @@ class Dataset:
         layout = stack_layouts(layouts) if self.scenes else None
         contrast = self.pooled[others], torch.tensor(wrong)
         return Batch(torch.stack(images), *self.condition(captions), z[rows], *contrast, layout)
+
+    def _picture(self, caption: int, z: Tensor) -> int:
+        meant = self.meant[caption]
+        if self.memory is not None and len(meant) > 1:
+            rows = self.rows[[self.shows[picture] for picture in meant.tolist()]]
+            if (rows != rows[0]).any():
+                weights = self.memory.choice(self.pooled[caption], z)[rows].masked_fill(rows < 0, 0)
+                meant = meant[weights == weights.max()]
+        return int(meant[(self.anchors[meant] @ z).argmax()])
 
     def _subjects(self, count: int, generator: torch.Generator) -> list[SceneRow]:
         """What is drawn of the captions of single pictures, or the scenes."""

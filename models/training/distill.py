@@ -32,7 +32,7 @@ FEWEST = 8  # channels of a scale, and what they are a multiple of
 ADVERSARIAL_FROM = 0.7  # of the run, if nothing else is asked for: the student has the teacher's pictures to match until then
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Lessons(Dataset):
     """The captions of a `Dataset` with the teacher's pictures of them, on its device."""
 
@@ -156,6 +156,8 @@ def distill_folder(
     student = make_student(master, shape, out.stem)
     dataset = build_dataset(pictures, shape, model, student.condition_norm, run / "cache", scenes, False, progress)
     del model
+    if shape.chooses:
+        dataset.choose_by(master.generator.memory)
     lessons = Lessons(**vars(dataset), teacher=master.generator)
     try:
         trained = train(student, lessons, config, run, resume, device, save_every, progress=progress)

@@ -238,6 +238,8 @@ def train_encoder_folder(
     scenes = compose(pictures.examples, config.scenes) if gan.generator.config.things else []
     dataset = build_dataset(pictures, gan.generator.config, model, gan.condition_norm, run / "cache", scenes, False, progress)
     del model
+    if gan.generator.config.chooses:
+        dataset.choose_by(gan.generator.memory)
     try:
         train_encoder(gan, dataset, config, run, resume, device, save_every, progress)
     finally:

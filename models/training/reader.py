@@ -16,6 +16,8 @@ CAPTIONS = 1024  # in each, of which equal shares name the thing, its style too,
 NOISE = 0.5  # of the deviation of a caption's vector, so that what was not said in training is found as well
 BATCH = 64
 ROUNDS = 6  # times that every scene is read: on one CPU core some minutes for ten thousand
+TRIALS = 8  # batches that show whether a reader needs lessons at all:
+UNDERSTOOD = 0.25  # not where its loss is below this
 LEARNING_RATE = 1e-3
 RIDGE = 0.01  # of the variance of a token's state
 MEANING = 0.5  # weight of finding a thing's concepts in memory, beside the error of its pooled vector
@@ -30,8 +32,7 @@ def fit_memory(generator: Generator, dataset: Dataset, seed: int = 0, device: to
     """
     memory = generator.to(device).memory
     pooled = dataset.pooled.to(device)
-    with torch.no_grad():
-        rows = [int(memory(pooled[captions]).sum(0).argmax()) for captions in dataset.concepts]
+    rows = memory.rows_of(pooled, dataset.concepts)
     meant = [{rows[dataset.shows[picture]] for picture in own.tolist() if dataset.shows[picture] >= 0} for own in dataset.meant]
     kinds = (dataset.plain, dataset.styled, dataset.keywords)
     kinds = [sorted({caption for own in kind for caption in own.tolist() if meant[caption]}) for kind in kinds]
@@ -74,13 +75,10 @@ def fit_reader(
     reader = generator.to(device).layout
     alone = torch.tensor([WHOLE])
     singles = [SceneRow(i, [i], alone, WHITE) for i, meant in enumerate(dataset.meant) if len(meant)]
-    _begin(reader, dataset, [row.caption for row in singles])
     random = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, (0.9, 0.98), weight_decay=0.01)
-    steps = max(ROUNDS * len(dataset.scenes) // (BATCH // 2), 1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.05)
-    reader.train()
-    for step in range(steps):
+
+    def lesson() -> Tensor:
+        """The loss of a batch, half of it scenes."""
         rows = [
             pool[i]
             for pool in (dataset.scenes, singles)
@@ -89,7 +87,19 @@ def fit_reader(
         backgrounds = torch.tensor([row.background for row in rows]).div(127.5).sub(1)
         target = stack_layouts([(dataset.pooled[row.things], row.boxes, colour) for row, colour in zip(rows, backgrounds)])
         reading = reader(*(x.to(device) for x in dataset.condition([row.caption for row in rows])))
-        loss = reading_loss(reading, Layout(*(x.to(device) for x in target)), generator)
+        return reading_loss(reading, Layout(*(x.to(device) for x in target)), generator)
+
+    reader.eval()
+    with torch.no_grad():
+        if sum(lesson().item() for _ in range(TRIALS)) < TRIALS * UNDERSTOOD:
+            return
+    _begin(reader, dataset, [row.caption for row in singles])
+    optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, (0.9, 0.98), weight_decay=0.01)
+    steps = max(ROUNDS * len(dataset.scenes) // (BATCH // 2), 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.05)
+    reader.train()
+    for step in range(steps):
+        loss = lesson()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)

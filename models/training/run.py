@@ -120,6 +120,8 @@ def train_folder(
         if dist.is_initialized():
             for weight in gan.generator.to(device).parameters():
                 dist.broadcast(weight.data, 0)
+    if generator.chooses:
+        dataset.choose_by(gan.generator.memory)
 
     try:
         trained = train(gan, dataset, config, run, resume, device, save_every, tensorboard, progress, show)

@@ -163,6 +163,10 @@ class Trainer:
             ),
             "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, (0.5, 0.99), fused=True),
         }
+        if self.generator.config.concepts:
+            # Nor would pictures teach what captions mean, and while that stays, z chooses alike from the first step to the last.
+            self.generator.memory.query.requires_grad_(False)
+            self.generator.memory.keys.requires_grad_(False)
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
