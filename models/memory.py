@@ -56,10 +56,11 @@ class ConceptMemory(nn.Module):
         return (certainty * concepts.clamp(min=1e-12).log() + loud * word[:, None]).softmax(-1)
 
     @torch.no_grad()
-    def choice(self, pooled: Tensor, z: Tensor) -> Tensor:
-        """One pooled vector [P] and one z [z_dim] -> the weights [K] that the generator draws the thing by, on the CPU."""
-        device = self.keys.device
-        return self.choose(self(pooled.to(device))[None, None], z[None].to(device))[0, 0].cpu()
+    def chances(self, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What `choose` makes of some `rows` [n] for a pooled vector [P]: logits a [n] and directions b [n,z_dim], on the CPU.
+        The row of the largest a + b·z is the one that it chooses among them."""
+        weights = self(pooled.to(self.keys.device)).cpu()[rows]
+        return CERTAINTY * weights.clamp(min=1e-12).log(), CHOICE * self._choices(self.keys).cpu()[rows]
 
     @torch.no_grad()
     def rows_of(self, pooled: Tensor, groups: list[list[int]]) -> list[int]:

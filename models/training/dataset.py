@@ -4,7 +4,7 @@ and the scenes that are composed of them."""
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,12 +76,18 @@ class Dataset:
     shows: list[int]  # and for each picture which of those it shows, -1: none
     opacity: Tensor  # uint8 [N,1,R,R]
     scenes: list[SceneRow]
-    memory: ConceptMemory | None = None  # where z chooses among concepts: what chooses,
-    rows: Tensor | None = None  # and the row in it of each of `concepts`, and of none: -1
+    # Where z chooses among the concepts that a caption may mean: for each such caption a and b of every concept
+    # (`ConceptMemory.chances`), and for each picture in `meant` which of those it shows.
+    choices: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def choose_by(self, memory: ConceptMemory) -> None:
-        """Let z choose among the concepts that a caption may mean as the generator with this memory lets it."""
-        self.memory, self.rows = memory, torch.tensor([*memory.rows_of(self.pooled, self.concepts), -1])
+        """Let z choose among the concepts that a caption may mean as the generator with this memory does."""
+        own = torch.tensor([*memory.rows_of(self.pooled, self.concepts), -1])
+        for caption, meant in enumerate(self.meant):
+            rows, shown = own[[self.shows[picture] for picture in meant.tolist()]].unique(return_inverse=True)
+            if len(rows) > 1:
+                logits, directions = memory.chances(self.pooled[caption], rows)
+                self.choices[caption] = logits.masked_fill(rows < 0, -torch.inf), directions, shown
 
     def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
         """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: of the concept that the
@@ -113,11 +119,9 @@ class Dataset:
 
     def _picture(self, caption: int, z: Tensor) -> int:
         meant = self.meant[caption]
-        if self.memory is not None and len(meant) > 1:
-            rows = self.rows[[self.shows[picture] for picture in meant.tolist()]]
-            if (rows != rows[0]).any():
-                weights = self.memory.choice(self.pooled[caption], z)[rows].masked_fill(rows < 0, 0)
-                meant = meant[weights == weights.max()]
+        if caption in self.choices:
+            logits, directions, shown = self.choices[caption]
+            meant = meant[shown == (logits + directions @ z).argmax()]
         return int(meant[(self.anchors[meant] @ z).argmax()])
 
     def _subjects(self, count: int, generator: torch.Generator) -> list[SceneRow]:
