@@ -6,7 +6,7 @@ Torch only: a generator, a checkpoint or a node handles conditions without a lan
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Callable, Sequence
 
 import torch
@@ -128,6 +128,12 @@ class Condition:
     def to(self, device: torch.device | str) -> Condition:
         return self._each(lambda x: x.to(device))
 
+    def padded(self, length: int) -> Condition:
+        """With tokens for `length` at least."""
+        more = max(length - self.tokens.shape[1], 0)
+        pad = torch.nn.functional.pad
+        return replace(self, tokens=pad(self.tokens, (0, 0, 0, more)), mask=pad(self.mask, (0, more)))
+
     def repeat(self, n: int) -> Condition:
         """Each prompt n times, its copies side by side: a, b -> a, a, b, b."""
         return self._each(lambda x: x.repeat_interleave(n, dim=0))
@@ -155,11 +161,9 @@ class Condition:
         if any(c.choice is not None for c in conditions):
             choice = torch.cat([torch.ones(len(c)) if c.choice is None else c.choice for c in conditions])
         length = max(c.tokens.shape[1] for c in conditions)
-        pad = torch.nn.functional.pad
-        return Condition(torch.cat([pad(c.tokens, (0, 0, 0, length - c.tokens.shape[1])) for c in conditions]),
-                         torch.cat([c.pooled for c in conditions]),
-                         torch.cat([pad(c.mask, (0, length - c.mask.shape[1])) for c in conditions]),
-                         first.recipe, choice)
+        padded = [c.padded(length) for c in conditions]
+        return Condition(torch.cat([c.tokens for c in padded]), torch.cat([c.pooled for c in padded]),
+                         torch.cat([c.mask for c in padded]), first.recipe, choice)
 
 
 class ConditionCache:

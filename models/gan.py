@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,13 @@ from .condition import Condition, Recipe
 from .discriminator import Discriminator, DiscriminatorConfig
 from .encoder import Encoder
 from .generator import Generator, GeneratorConfig, Text
+from .layout import Layout
 from .pictures import from_network, to_network
+from .recorded import Recordings
 
 CACHED = 2**24  # bytes of one layer's activations that stay in a CPU's cache: pictures drawn by more at once take longer each
+RECORDED = 2**26  # bytes of them up to which a GPU draws a recording: with more, asking for its kernels is not what takes time
+TOKENS = 8  # a GPU's prompts are padded to multiples of so many, which makes fewer kinds of recording
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
 
 
@@ -146,7 +151,12 @@ class GAN(nn.Module):
         self.generator = Generator(generator)
         self.discriminator = None if discriminator is None else Discriminator(discriminator)
         self.encoder: Encoder | None = None
+        self._recordings = Recordings()
         self.eval()
+
+    def _apply(self, *args, **kwargs) -> "GAN":
+        self._recordings.forget()  # or, once the weights have left a GPU, they would keep its memory
+        return super()._apply(*args, **kwargs)
 
     @property
     def resolution(self) -> int:
@@ -205,8 +215,37 @@ class GAN(nn.Module):
 
     def read(self, condition: Condition) -> Text:
         """What the generator reads in `condition`, which must be on its device."""
-        text = self.generator.read(*self.condition_norm(condition.tokens, condition.pooled), condition.mask)
-        return text._replace(choice=condition.choice)
+        tokens, *layout = self._lay_out(condition.tokens, condition.pooled, condition.mask)
+        return self.generator.read(tokens, condition.mask, Layout(*layout).trimmed())._replace(choice=condition.choice)
+
+    def _placed(self, condition: Condition) -> Condition:
+        """The condition where the weights are; for a GPU padded to a multiple of TOKENS."""
+        if self.device.type == "cuda":
+            condition = condition.padded(-(-condition.tokens.shape[1] // TOKENS) * TOKENS)
+        return condition.to(self.device)
+
+    def _run(self, work: Callable[..., tuple], *inputs: Tensor | None, **settings) -> tuple[Tensor, ...]:
+        """`work` on the tensors, recorded where a GPU takes less time for it than Python to ask for its kernels."""
+        small = len(inputs[0]) * self.generator.widest * self.dtype.itemsize <= RECORDED
+        return self._recordings.run(work, *inputs, **settings) if small else work(*inputs, **settings)
+
+    def _lay_out(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Raw tokens [B,T,C], pooled [B,C], mask [B,T] -> the normalised tokens, and the four parts of the layout."""
+        tokens, pooled = self.condition_norm(tokens, pooled)
+        return tokens, *self.generator.lay_out(tokens, pooled, mask)
+
+    def _paint(self, z, tokens, mask, choice, *rest, truncation_psi: float, transparent: bool) -> tuple[Tensor, ...]:
+        """Images [B,R,R,3 or 4] in 0..1, and of the first thing the styles and the looks, fp32."""
+        *layout, style_shift, sketch_shift = rest
+        text = self.generator.read(tokens, mask, Layout(*layout))._replace(choice=choice)
+        code = self.generator.code(z, text, truncation_psi).shifted(style_shift, sketch_shift)
+        if transparent:
+            rgb, opacity = self.generator.paint(code, text)
+            images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
+        else:
+            images = from_network(self.generator.synthesize(code, text))
+        looks = code.styles.new_zeros(len(images), 0) if code.looks is None else code.looks[:, 0]
+        return images, code.styles[:, 0].float(), looks.float()
 
     @torch.no_grad()
     def generate(
@@ -235,22 +274,22 @@ class GAN(nn.Module):
             )
 
         def draw(rows: slice) -> tuple[Tensor, ...]:
-            part, source = condition[rows].to(self.device), latent[rows]
-            text = self.read(part)
-            if source.background is not None:
-                text = text.on(source.background.to(self.device))
-            code = self.generator.code(source.z.to(self.device), text, truncation_psi)
-            code = code.shifted(source.style_shift, source.sketch_shift)
-            if transparent:
-                rgb, opacity = self.generator.paint(code, text)
-                images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
-            else:
-                images = from_network(self.generator.synthesize(code, text))
-            looks = code.styles.new_zeros(len(images), 0) if code.looks is None else code.looks[:, 0]
-            return images.cpu(), code.styles[:, 0].float().cpu(), looks.float().cpu()
+            part = self._placed(condition[rows])
+            source = {name: tensor.to(self.device) for name, tensor in latent[rows].to_dict().items()}
+            tokens, *layout = self._run(self._lay_out, part.tokens, part.pooled, part.mask)
+            layout = Layout(*layout).trimmed()
+            if "background" in source:
+                layout = layout._replace(background=source["background"])
+            shifts = source.get("style_shift"), source.get("sketch_shift")
+            given = source["z"], tokens, part.mask, part.choice, *layout, *shifts
+            drawn = self._run(self._paint, *given, truncation_psi=truncation_psi, transparent=transparent)
+            return tuple(x.cpu() for x in drawn)
 
         if self.device.type == "cpu":
             batch_size = min(batch_size, self.at_once)
+        elif self.device.type == "cuda":
+            parts = self.condition_norm, self.generator
+            self._recordings.follow(chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts))
         images, styles, looks = in_parts(draw, len(latent), batch_size, progress)
         return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 

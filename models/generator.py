@@ -317,7 +317,7 @@ def compose(features: Tensor, layout: Layout, resolution: int) -> Tensor:
 class Generator(nn.Module):
     """(z, condition) -> images [B,3,R,R], nominally -1..1 (not clamped: training penalises what lies outside).
 
-    Three parts that can be called apart: `read` the prompt, make the `code` of one of its pictures, `synthesize` that
+    Four parts that can be called apart: `lay_out` what the prompt names, `read` it, make the `code` of one of its pictures, `synthesize` that
     picture. Style mixing and walks work on the code.
     """
 
@@ -355,11 +355,13 @@ class Generator(nn.Module):
         """How many numbers the largest activations of one picture are."""
         return max(channels * (4 << i) ** 2 for i, channels in enumerate(self.config.channels))
 
-    def read(self, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None) -> Text:
-        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout` is taken instead of the
-        one that the prompt describes."""
-        if layout is None:
-            layout = self.layout(tokens, pooled, mask).layout().trimmed() if self.config.things else Layout.whole(pooled)
+    def lay_out(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> Layout:
+        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool -> the layout that each describes,
+        with room for as many things as there may be."""
+        return self.layout(tokens, pooled, mask).layout() if self.config.things else Layout.whole(pooled)
+
+    def read(self, tokens: Tensor, mask: Tensor, layout: Layout) -> Text:
+        """tokens [B,T,token_dim] (normalised), mask [B,T] bool, and a layout that was trimmed."""
         dtype = self.canvas.weight.dtype
         mask = torch.cat([layout.there, mask], 1)
         tokens, vector = self.text(tokens.to(dtype), layout.pooled.to(dtype), mask)
@@ -422,6 +424,9 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0, layout: Layout | None = None
     ) -> Tensor:
-        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
-        text = self.read(tokens, pooled, mask, layout)
+        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout` is taken
+        instead of the one that the prompt describes."""
+        if layout is None:
+            layout = self.lay_out(tokens, pooled, mask).trimmed()
+        text = self.read(tokens, mask, layout)
         return self.synthesize(self.code(z, text, truncation_psi), text)

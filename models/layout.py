@@ -30,7 +30,8 @@ class Layout(NamedTuple):
     @classmethod
     def whole(cls, pooled: Tensor) -> "Layout":
         """Of each prompt [B,P] one thing that fills the canvas, on white."""
-        boxes = torch.tensor([0.5, 0.5, 1.0], device=pooled.device).expand(len(pooled), 1, 3)
+        boxes = torch.full((len(pooled), 1, 3), 0.5, device=pooled.device)
+        boxes[:, :, 2] = 1
         there = torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)
         return cls(pooled[:, None], boxes, there, torch.full((len(pooled), 3), WHITE, device=pooled.device))
 

@@ -7,7 +7,8 @@ weights that were quantised, or stored in fp16; the sums are those of fp32.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,17 @@ class Derived:
     def __call__(self, *weights: Tensor) -> Any:
         if any(weight.requires_grad for weight in weights):
             return self.compute(*weights)
-        # What inference mode made takes no part in a gradient, and counts no versions.
-        state = torch.is_inference_mode_enabled(), *(
-            (None if w.is_inference() else w._version, w.data_ptr(), w.device, w.dtype) for w in weights
-        )
+        state = state_of(weights)
         if self._known is None or self._known[0] != state:
-            self._known = state, self.compute(*weights)
+            # Of ordinary tensors, which serve within inference mode and outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                self._known = state, self.compute(*weights)
         return self._known[1]
+
+
+def state_of(weights: Iterable[Tensor]) -> tuple:
+    """Equal for as long as the weights stay what they are and where they are. What inference mode made counts no versions."""
+    return tuple((None if w.is_inference() else w._version, w.data_ptr(), w.device, w.dtype) for w in weights)
 
 
 def product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor] | None:
@@ -52,6 +57,7 @@ def few(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
+        and x.ndim > 1
         and x.numel() <= FEW * x.shape[-1]
         and not weight.requires_grad
         and not (x.requires_grad and torch.is_grad_enabled())

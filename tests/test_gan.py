@@ -136,7 +136,7 @@ def test_z_picks_the_look_unless_the_prompt_does():
     part = condition(1).repeat(2)
 
     def sketches(psi=1.0):
-        text = gan.generator.read(*gan.condition_norm(part.tokens, part.pooled), part.mask)
+        text = gan.read(part)
         return gan.generator.code(z, text, psi).sketch
 
     assert (sketches()[0] - sketches()[1]).abs().max() > 0.1

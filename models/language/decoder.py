@@ -174,6 +174,7 @@ class Decoder(nn.Module):
     """Token ids -> hidden states after some of the layers, before any final norm."""
 
     keeps = True  # keys and values, so that a text which others begin with is read once
+    recordable = True  # as a CUDA graph
 
     def __init__(self, config: DecoderConfig, vocabulary: Tensor, layers: list[Layer], dtype: torch.dtype):
         super().__init__()

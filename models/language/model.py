@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..condition import DEFAULT_MAX_TOKENS, DEFAULT_TEMPLATE, Condition, ConditionCache, Recipe
+from ..recorded import Recordings
 from .decoder import Decoder, DecoderConfig
 from .expand import accept, generate, keeping, writing_prompt
 from .gguf import conversion_record
@@ -34,6 +35,9 @@ _PROBE = 'This picture of "a red apple, 一只猫和狗 1234" means: naïve  �
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_hidden_layers", "num_attention_heads",
           "num_key_value_heads", "num_experts", "num_local_experts")
 _MAX_SIZE, _MAX_COUNT = 2**22, 2**11
+
+# A GPU's prompts are padded to multiples of so many tokens, and read from a recording up to so many in all.
+LENGTHS, RECORDED = 4, 512
 
 # Residuals of these reach beyond the range of fp16.
 _NEVER_FP16 = ("gemma",)
@@ -55,6 +59,7 @@ class LanguageModel(nn.Module):
         self.name = name
         self.fingerprint = fingerprint
         self.layers = layers
+        self._recordings = Recordings()
         self._before: tuple[tuple, Any] | None = None  # the beginning of the template, as it was last read
         self._special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self.requires_grad_(False).eval()
@@ -219,9 +224,16 @@ class LanguageModel(nn.Module):
             known, before = [], known + before
         rows = [before + prompt + after for prompt in prompts]
         length = max(len(row) for row in rows)
+        if self.reader.device.type == "cuda":  # fewer lengths, fewer kinds of recording
+            length = -(-length // LENGTHS) * LENGTHS
+            self._recordings.follow(self.reader.parameters())
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self.reader.device)
-        states, _ = self.reader(ids, recipe.layer, self._read_before(known, recipe.layer) if known else None)
+        settings = {"layer": recipe.layer, "known": tuple(known)}
+        if self.reader.recordable and ids.numel() <= RECORDED:
+            states, = self._recordings.run(self._states, ids, **settings)
+        else:
+            states, = self._states(ids, **settings)
         states = states.to("cpu", torch.float32)
         if not torch.isfinite(states).all():
             raise ValueError(f"{self.name} gave numbers that are not finite in {recipe.dtype}: load it in float32.")
@@ -231,17 +243,28 @@ class LanguageModel(nn.Module):
             result.append((state[len(before):len(before) + len(prompt)] if prompt else pooled[None], pooled))
         return result
 
-    def _read_before(self, tokens: list[int], layer: int) -> Any:
+    def _states(self, ids: Tensor, *, layer: int, known: tuple[int, ...]) -> tuple[Tensor]:
+        """The states [B,T,C] of ids [B,T] that stand behind the tokens `known`."""
+        return self.reader(ids, layer, self._read_before(known, layer) if known else None)[:1]
+
+    def _read_before(self, tokens: tuple[int, ...], layer: int) -> Any:
         """What the reader keeps of the text that stands before every prompt; read once, while the model stays in its place."""
-        key = (tuple(tokens), layer, self.reader.device, self.reader.dtype)
+        key = (tokens, layer, self.reader.device, self.reader.dtype)
         if self._before is None or self._before[0] != key:
+            self._recordings.forget()  # they read what was kept before
             ids = torch.tensor([tokens], device=self.reader.device)
             self._before = key, self.reader(ids, layer)[1]
         return self._before[1]
 
+    def _apply(self, *args, **kwargs) -> LanguageModel:
+        self._recordings.forget()  # or, once the weights have left a GPU, they would keep its memory
+        return super()._apply(*args, **kwargs)
+
 
 class TransformersDecoder(nn.Module):
     """The decoder of any model of transformers, read as `Decoder` is."""
+
+    recordable = False  # transformers looks at what it reads on the way
 
     def __init__(self, decoder: nn.Module):
         super().__init__()

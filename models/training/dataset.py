@@ -4,9 +4,10 @@ and the scenes that are composed of them."""
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,10 @@ COLOURED = 0.5  # share of the pictures whose caption names no background that s
 LOOK_WEIGHT = 0.98  # of an anchor's energy, what pictures of one look share
 PART = 2048  # captions that are encoded and kept at once: what an interrupted encoding loses at most
 OTHERS = 64  # captions that the discriminator tells from a picture's own
+AHEAD = 4  # batches that are made while a GPU works on one
 MAX_CONCEPTS = 2048  # that a generator is given memory for
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -49,6 +53,22 @@ class Batch(NamedTuple):
         *tensors, layout = self
         layout = layout and Layout(*(x.to(device, non_blocking=True) for x in layout))
         return Batch(*(x.to(device, non_blocking=True) for x in tensors), layout)
+
+
+class Ahead(Generic[T]):
+    """`work(n)` for n, n+1, ...: where a GPU takes the next one, the following ones are made by threads meanwhile."""
+
+    def __init__(self, work: Callable[[int], T], device: torch.device | str):
+        self.work = work
+        self.pool = None if torch.device(device).type == "cpu" else ThreadPoolExecutor(AHEAD)  # a CPU is busy as it is
+        self._coming: dict[int, Future[T]] = {}
+
+    def __call__(self, number: int) -> T:
+        if self.pool is None:
+            return self.work(number)
+        wanted = range(number, number + AHEAD + 1)
+        self._coming = {n: self._coming.get(n) or self.pool.submit(self.work, n) for n in wanted}
+        return self._coming.pop(number).result()
 
 
 class SceneRow(NamedTuple):
@@ -112,7 +132,8 @@ class Dataset:
                 background = colours[i]
             images.append(paste(self.pictures[pictures], self.opacity[pictures], subject.boxes, background))
             layouts.append((self.pooled[subject.things], subject.boxes, background))
-            wrong.append([other != subject.caption and not self._may_mean(other, pictures) for other in others])
+            true = {subject.caption} | (self._captions(pictures[0]) if len(pictures) == 1 else set())
+            wrong.append([other not in true for other in others])
         layout = stack_layouts(layouts) if self.scenes else None
         contrast = self.pooled[others], torch.tensor(wrong)
         return Batch(torch.stack(images), *self.condition(captions), z[rows], *contrast, layout)
@@ -137,8 +158,9 @@ class Dataset:
                 subjects.append(SceneRow(caption, [caption], torch.tensor([WHOLE]), WHITE))
         return subjects
 
-    def _may_mean(self, caption: int, pictures: list[int]) -> bool:
-        return len(pictures) == 1 and pictures[0] in self.meant[caption]
+    def _captions(self, picture: int) -> set[int]:
+        """All that may mean it."""
+        return {caption for kind in (self.plain, self.keywords, self.styled) for caption in kind[picture].tolist()}
 
     def span(self, caption: int) -> slice:
         """The caption's rows of `tokens`."""

@@ -25,7 +25,7 @@ from ..generator import Text
 from ..language.model import LanguageModel
 from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
-from .dataset import Dataset, build_dataset
+from .dataset import Ahead, Batch, Dataset, build_dataset
 from .log import RunLog
 from .losses import feature_distance
 from .run import read_training
@@ -56,20 +56,25 @@ class EncoderTrainer:
         self.gan, self.dataset, self.config, self.device = gan.to(device).requires_grad_(False).eval(), dataset, config, device
         self.encoder = gan.encoder.to(device).requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), config.lr, (0.9, 0.99), weight_decay=1e-4, fused=True)
+        self._drawn = Ahead(self._draw, device)
         self.step_number = self.images_seen = 0
+
+    def _draw(self, step: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """The batch of a step, the kinds of its damage, its pictures damaged, and where they are known."""
+        size, random = self.config.batch_size, torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        batch = self.dataset.draw(size, random)
+        kinds = draw_kinds(size, random)
+        damaged, known = damage(batch.images, kinds, random)
+        return batch.to(self.device), *(x.to(self.device, torch.float32) for x in (kinds, damaged, known))
 
     def step(self) -> dict[str, float]:
         """One update; its figures. Depends on the state and the step's number only."""
-        config, look = self.config, self.gan.discriminator.projected.look
-        random = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step_number)
-        batch = self.dataset.draw(config.batch_size, random)
-        kinds = draw_kinds(config.batch_size, random)
-        damaged, known = (x.to(self.device) for x in damage(batch.images, kinds, random))
-        batch, kinds = batch.to(self.device), kinds.to(self.device, torch.float32)
+        look = self.gan.discriminator.projected.look
+        batch, kinds, damaged, known = self._drawn(self.step_number)
         self._schedule()
 
         with torch.no_grad():
-            text = self.gan.generator.read(batch.tokens, batch.pooled, batch.mask, batch.layout)
+            text = self.read(batch)
             real = look(batch.images)
         drawn, restored = self.restore(damaged, known, kinds, text)
         both = look(torch.cat([drawn, restored]))
@@ -87,8 +92,14 @@ class EncoderTrainer:
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         self.optimizer.step()
         self.step_number += 1
-        self.images_seen += config.batch_size
+        self.images_seen += self.config.batch_size
         return {name: value.item() for name, value in figures.items()}
+
+    def read(self, batch: Batch) -> Text:
+        """What the generator reads in the captions, laid out as the pictures are."""
+        generator = self.gan.generator
+        layout = batch.layout or generator.lay_out(batch.tokens, batch.pooled, batch.mask)
+        return generator.read(batch.tokens, batch.mask, layout)
 
     def restore(self, images: Tensor, known: Tensor, kinds: Tensor, text: Text) -> tuple[Tensor, Tensor]:
         """Damaged images [B,3,R,R], known [B,1,R,R], kinds [B,6] -> as they are drawn, and as they are restored from that. The
@@ -185,7 +196,7 @@ def _save(trainer: EncoderTrainer, run: Path) -> None:
     kinds = torch.eye(len(KINDS), dtype=torch.bool).repeat(2, 1)
     damaged, known = (x.to(trainer.device) for x in damage(batch.images, kinds, random))
     own = batch.to(trainer.device)
-    text = gan.generator.read(own.tokens, own.pooled, own.mask, own.layout)
+    text = trainer.read(own)
     drawn, restored = trainer.restore(damaged, known, kinds.to(known), text)
     rows = torch.stack([own.images, damaged, drawn, restored], 1).flatten(0, 1)
     contact_sheet(from_network(rows), 8).save(run / f"samples-{trainer.images_seen:08d}.png")

@@ -27,7 +27,7 @@ from ..gan import GAN
 from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .augment import Augmentation
-from .dataset import Batch, Dataset
+from .dataset import Ahead, Batch, Dataset
 from .log import RunLog
 from .losses import (
     contrast,
@@ -170,6 +170,7 @@ class Trainer:
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self._drawn = Ahead(self._draw, device)
         self.step_number = 0
         self.images_seen = 0
         self.augment = config.augment
@@ -188,10 +189,8 @@ class Trainer:
         config, projected = self.config, self.discriminator.projected
         adversarial = self.progress >= config.adversarial_from
         self.gan.train()
-        random = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step_number)
-        size = config.batch_size * self.world
-        rows = slice(self.rank * config.batch_size, (self.rank + 1) * config.batch_size)
-        batch = self.dataset.draw(size, random, rows).to(self.device)
+        size, rows = config.batch_size * self.world, self._rows
+        batch, random = self._drawn(self.step_number)
         self._schedule()
 
         fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, layout=batch.layout)
@@ -246,6 +245,16 @@ class Trainer:
         self.images_seen += config.batch_size * self.world
         self._average()
         return {"paired": paired.item(), "pixel": pixel.item(), **figures}
+
+    @property
+    def _rows(self) -> slice:
+        """Of the batch that all processes share, those of this one."""
+        return slice(self.rank * self.config.batch_size, (self.rank + 1) * self.config.batch_size)
+
+    def _draw(self, step: int) -> tuple[Batch, torch.Generator]:
+        """The batch of a step, and the generator of what else is random in it."""
+        random = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        return self.dataset.draw(self.config.batch_size * self.world, random, self._rows).to(self.device), random
 
     def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, noise):
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel

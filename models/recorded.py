@@ -1,0 +1,111 @@
+"""Telling a GPU at once what it was told before: CUDA graphs.
+
+A GPU draws one picture in a fraction of the time that Python takes to ask for its few hundred kernels one by one. What is
+asked for again with tensors of the same shapes is therefore recorded, and from then on replayed with new numbers in them.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+
+import torch
+from torch import Tensor
+
+from .linear import state_of
+
+log = logging.getLogger(__name__)
+
+MOST = 16  # kinds of call that are kept, those that were made last
+EQUAL = 0.01  # of the length of a result, by which a replay may differ from the call that it stands for
+Tensors = tuple[Tensor | None, ...]
+
+
+class Recordings:
+    """Runs functions of tensors; on a CUDA GPU, where no gradient is wanted, from recordings.
+
+    The first call of a kind (function, shapes and settings) runs as it is, so that nothing is spent on what does not come
+    again; the second is recorded, which takes as long as three; those after it are replayed. What cannot be recorded, or gives
+    other numbers then, goes on running as it is.
+    """
+
+    def __init__(self):
+        self._state: tuple | None = None
+        self._kinds: OrderedDict[Hashable, Callable[..., Tensors] | None] = OrderedDict()  # how each is run; None: seen once
+
+    def forget(self) -> None:
+        """Let go of the recordings, and of the memory in which they compute."""
+        self._kinds.clear()
+
+    def follow(self, weights: Iterable[Tensor]) -> None:
+        """To be called before `run`, with all weights that its work reads: where they have changed or moved since the last time,
+        the recordings are forgotten."""
+        if (state := state_of(weights)) != self._state:
+            self.forget()
+            self._state = state
+
+    def run(self, work: Callable[..., Tensors], *inputs: Tensor | None, **settings: Hashable) -> Tensors:
+        """`work(*inputs, **settings)`: tensors that depend on nothing but the tensors `inputs`, the `settings` and weights that
+        are followed. `work` must not wait for the GPU. The next call of the kind overwrites what this one returns.
+        """
+        if torch.is_grad_enabled() or not _on_gpu(inputs):
+            return work(*inputs, **settings)
+        kind = work.__name__, *(x if x is None else (x.shape, x.dtype) for x in inputs), *settings.items()
+        known = kind in self._kinds
+        run = self._kinds.pop(kind, None)
+        if known and run is None:
+            run = _recorded(work, inputs, settings)
+        self._kinds[kind] = run  # as the latest
+        if len(self._kinds) > MOST:
+            self._kinds.popitem(last=False)
+        return work(*inputs, **settings) if run is None else run(work, inputs, settings)
+
+
+def _on_gpu(inputs: Tensors) -> bool:
+    return inputs[0].device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+
+
+def _recorded(work: Callable[..., Tensors], inputs: Tensors, settings: dict) -> Callable[..., Tensors]:
+    try:
+        replay = record(lambda *own: work(*own, **settings), inputs)
+    except RuntimeError as error:  # one of them is that memory ran out
+        log.warning("This GPU's work cannot be recorded, and stays slower than it could be: %s", error)
+        return lambda work, inputs, settings: work(*inputs, **settings)
+    return lambda work, inputs, settings: replay(inputs)
+
+
+@torch.inference_mode()
+def record(work: Callable[..., Tensors], inputs: Tensors) -> Callable[[Tensors], Tensors]:
+    """`work(*inputs)` as a CUDA graph -> the function of such inputs that replays it. RuntimeError where it cannot be one, or its
+    replay gives other numbers than `work` gave."""
+    with torch.cuda.device(inputs[0].device):
+        own = [None if x is None else x.clone() for x in inputs]
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            expected = work(*own)  # here the libraries choose their kernels, which they could not while recording
+            stream.synchronize()
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                results = work(*own)
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph.replay()
+        if not all(map(near, results, expected)):
+            raise RuntimeError("replayed, it gives other numbers")
+
+    @torch.inference_mode()
+    def replay(inputs: Tensors) -> Tensors:
+        for x, value in zip(own, inputs):
+            if x is not None:
+                x.copy_(value, non_blocking=True)
+        graph.replay()
+        return results
+
+    return replay
+
+
+def near(result: Tensor, expected: Tensor) -> bool:
+    """Whether they differ by EQUAL at most, and are finite."""
+    result, expected = result.double(), expected.double()
+    return bool((result - expected).norm() <= EQUAL * expected.norm())

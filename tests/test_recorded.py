@@ -1,0 +1,124 @@
+"""What is recorded, replayed and forgotten; with functions in the place of a GPU's graphs (`test_cuda.py` has those)."""
+
+import pytest
+import torch
+
+from llm_gan.models import recorded
+from llm_gan.models.recorded import MOST, Recordings, near
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """A list that grows with every recording that is made: of each, how often it was replayed."""
+    counts = []
+
+    def record(work, inputs):
+        own, index = [x if x is None else x.clone() for x in inputs], len(counts)
+        counts.append(0)
+
+        def replay(inputs):
+            assert all(x is None or x.shape == y.shape for x, y in zip(own, inputs))
+            counts[index] += 1
+            return work(*inputs)
+
+        return replay
+
+    monkeypatch.setattr(recorded, "_on_gpu", lambda inputs: True)
+    monkeypatch.setattr(recorded, "record", record)
+    return counts
+
+
+def add(x, y, *, factor=1):
+    return (x if y is None else x + factor * y,)
+
+
+def test_the_second_call_of_a_kind_is_recorded_and_later_ones_are_replayed(made):
+    recordings = Recordings()
+    with torch.no_grad():
+        for value in range(5):
+            x = torch.full((2, 3), float(value))
+            assert torch.equal(recordings.run(add, x, torch.ones(2, 3))[0], x + 1)
+            assert made == ([value] if value else [])  # replayed once in the very call that made it
+
+
+def test_shapes_settings_and_absent_tensors_make_kinds(made):
+    recordings, x = Recordings(), torch.ones(2, 3)
+    others = [
+        ((x, x), {}),
+        ((x[:1], x[:1]), {}),
+        ((x, None), {}),
+        ((x.half(), x.half()), {}),
+        ((x, x), {"factor": 2}),
+    ]
+    with torch.no_grad():
+        for inputs, settings in others * 2:
+            assert torch.equal(recordings.run(add, *inputs, **settings)[0], add(*inputs, **settings)[0])
+    assert made == [1] * len(others)
+
+
+def test_nothing_is_recorded_where_a_gradient_is_wanted_or_no_gpu_computes(made, monkeypatch):
+    recordings, x = Recordings(), torch.ones(2, requires_grad=True)
+    for _ in range(3):
+        assert recordings.run(add, x, x)[0].requires_grad
+    monkeypatch.undo()
+    with torch.no_grad():
+        for _ in range(3):
+            recordings.run(add, x, x)
+    assert not made
+
+
+def test_changed_and_moved_weights_end_every_recording(made):
+    weight, x = torch.ones(3), torch.ones(2, 3)
+    recordings = Recordings()
+
+    def times(x):
+        return (x * weight,)
+
+    def run():
+        recordings.follow([weight])
+        return recordings.run(times, x)[0]
+
+    with torch.no_grad():
+        for _ in range(3):
+            run()
+        assert made == [2]
+        weight.mul_(2)
+        assert torch.equal(run(), 2 * x) and made == [2]
+        run()
+        assert made == [2, 1]
+        weight = weight.double()
+        assert torch.equal(run(), 2 * x.double()) and made == [2, 1]
+
+
+def test_the_kinds_last_used_are_kept(made):
+    recordings, kinds = Recordings(), [torch.ones(n + 1) for n in range(MOST + 1)]
+    with torch.no_grad():
+        for x in kinds[:MOST] * 2:
+            recordings.run(add, x, None)
+        recordings.run(add, kinds[0], None)
+        recordings.run(add, kinds[MOST], None)  # in the place of kinds[1], which was used longest ago
+        assert made[:2] == [2, 1]
+        recordings.run(add, kinds[0], None)
+        recordings.run(add, kinds[1], None)
+    assert made[:2] == [3, 1] and len(made) == MOST
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(made, monkeypatch, caplog):
+    tried = []
+
+    def refuse(work, inputs):
+        tried.append(work)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(recorded, "record", refuse)
+    recordings, x = Recordings(), torch.ones(2)
+    with torch.no_grad():
+        for _ in range(4):
+            assert torch.equal(recordings.run(add, x, x)[0], x + x)
+    assert len(tried) == 1 and "not permitted" in caplog.text
+
+
+def test_a_replay_with_other_numbers_is_told():
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    assert near(x, x) and near(x + 1e-4, x) and near(x > 0, x > 0) and near(x[:, :0], x[:, :0])
+    assert not near(x + 0.1, x) and not near(x.flip(0), x) and not near(x * torch.nan, x)
