@@ -25,6 +25,7 @@ from llm_gan.models.language.catalogue import DEFAULT_LANGUAGE_MODEL
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.pictures import to_uint8
 from llm_gan.models.training.dataset import build_dataset, concepts_of
+from llm_gan.models.training.reader import fit_memory
 from llm_gan.models.training.trainer import Trainer, TrainingConfig
 
 RESOLUTION, CONCEPTS, STYLES = 32, 60, 5
@@ -99,13 +100,16 @@ class Bench:
         self.judge = train_judge(self.real[self.train], learnt, own, true, 0, silent, 300)
 
     def gan(self, seed: int):
-        """A new GAN and its data set."""
+        """A new GAN and its data set, as `llm-gan train` begins."""
         torch.manual_seed(seed)
-        shape = GeneratorConfig.at(RESOLUTION, token_dim=self.model.width, concepts=len(concepts_of(self.training.examples)))
+        concepts = len(concepts_of(self.training.examples))
+        shape = GeneratorConfig.at(RESOLUTION, token_dim=self.model.width, concepts=concepts, chooses=1)
         gan = GAN(shape, DiscriminatorConfig(RESOLUTION), self.recipe)
         gan.discriminator.projected.features = self.frozen
         dataset = build_dataset(self.training, shape, self.model, gan.condition_norm, self.cache)
         gan.generator.memory.remember(dataset.pooled, dataset.concepts)
+        fit_memory(gan.generator, dataset, seed)
+        dataset.choose_by(gan.generator.memory)
         return gan, dataset
 
     def figures(self, features: torch.Tensor) -> dict[str, float]:

@@ -264,8 +264,8 @@ def test_features_match_the_published_network():
 
 
 @pytest.mark.skipif(not DEFAULT_GAN.exists(), reason="the default checkpoint is not here")
-@pytest.mark.parametrize("dtype,bound", [(torch.float16, 2 / 255), (torch.bfloat16, 16 / 255)])
-def test_half_precision_draws_the_same_256_pictures(dtype, bound):
+@pytest.mark.parametrize("dtype,most,mean", [(torch.float16, 3 / 255, 0.02 / 255), (torch.bfloat16, 24 / 255, 0.2 / 255)])
+def test_half_precision_draws_the_same_256_pictures(dtype, most, mean):
     full, half = load_gan(DEFAULT_GAN), load_gan(DEFAULT_GAN, dtype=dtype)
     random = torch.Generator().manual_seed(0)
     norm = full.condition_norm
@@ -275,8 +275,8 @@ def test_half_precision_draws_the_same_256_pictures(dtype, bound):
     pooled = whitened @ torch.linalg.pinv(norm.whitening) + norm.pooled_mean
     raw = Condition(tokens, pooled, torch.ones(256, 6, dtype=torch.bool), full.recipe)
     z = full.sample_z(0, 256)
-    difference = (full.generate(raw, z)[0] - half.generate(raw, z)[0]).abs().max().item()
-    assert difference <= bound
+    difference = (full.generate(raw, z)[0] - half.generate(raw, z)[0]).abs()
+    assert difference.max() <= most and difference.mean() <= mean
 
 
 def test_latent_carries_what_was_edited_to_any_prompt():
