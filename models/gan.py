@@ -215,8 +215,8 @@ class GAN(nn.Module):
 
     def read(self, condition: Condition) -> Text:
         """What the generator reads in `condition`, which must be on its device."""
-        tokens, *layout = self._lay_out(condition.tokens, condition.pooled, condition.mask)
-        return self.generator.read(tokens, condition.mask, Layout(*layout).trimmed())._replace(choice=condition.choice)
+        text = self.generator.read(*self.condition_norm(condition.tokens, condition.pooled), condition.mask)
+        return text._replace(choice=condition.choice)
 
     def _placed(self, condition: Condition) -> Condition:
         """The condition where the weights are; for a GPU padded to a multiple of TOKENS."""
@@ -230,14 +230,14 @@ class GAN(nn.Module):
         return self._recordings.run(work, *inputs, **settings) if small else work(*inputs, **settings)
 
     def _lay_out(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Raw tokens [B,T,C], pooled [B,C], mask [B,T] -> the normalised tokens, and the four parts of the layout."""
+        """Raw tokens [B,T,C], pooled [B,C], mask [B,T] -> tokens and pooled normalised, and the four parts of the layout."""
         tokens, pooled = self.condition_norm(tokens, pooled)
-        return tokens, *self.generator.lay_out(tokens, pooled, mask)
+        return tokens, pooled, *self.generator.lay_out(tokens, pooled, mask)
 
-    def _paint(self, z, tokens, mask, choice, *rest, truncation_psi: float, transparent: bool) -> tuple[Tensor, ...]:
+    def _paint(self, z, tokens, pooled, mask, choice, *rest, truncation_psi: float, transparent: bool) -> tuple[Tensor, ...]:
         """Images [B,R,R,3 or 4] in 0..1, and of the first thing the styles and the looks, fp32."""
         *layout, style_shift, sketch_shift = rest
-        text = self.generator.read(tokens, mask, Layout(*layout))._replace(choice=choice)
+        text = self.generator.read(tokens, pooled, mask, Layout(*layout))._replace(choice=choice)
         code = self.generator.code(z, text, truncation_psi).shifted(style_shift, sketch_shift)
         if transparent:
             rgb, opacity = self.generator.paint(code, text)
@@ -276,12 +276,12 @@ class GAN(nn.Module):
         def draw(rows: slice) -> tuple[Tensor, ...]:
             part = self._placed(condition[rows])
             source = {name: tensor.to(self.device) for name, tensor in latent[rows].to_dict().items()}
-            tokens, *layout = self._run(self._lay_out, part.tokens, part.pooled, part.mask)
+            tokens, pooled, *layout = self._run(self._lay_out, part.tokens, part.pooled, part.mask)
             layout = Layout(*layout).trimmed()
             if "background" in source:
                 layout = layout._replace(background=source["background"])
             shifts = source.get("style_shift"), source.get("sketch_shift")
-            given = source["z"], tokens, part.mask, part.choice, *layout, *shifts
+            given = source["z"], tokens, pooled, part.mask, part.choice, *layout, *shifts
             drawn = self._run(self._paint, *given, truncation_psi=truncation_psi, transparent=transparent)
             return tuple(x.cpu() for x in drawn)
 

@@ -317,8 +317,8 @@ def compose(features: Tensor, layout: Layout, resolution: int) -> Tensor:
 class Generator(nn.Module):
     """(z, condition) -> images [B,3,R,R], nominally -1..1 (not clamped: training penalises what lies outside).
 
-    Four parts that can be called apart: `lay_out` what the prompt names, `read` it, make the `code` of one of its pictures, `synthesize` that
-    picture. Style mixing and walks work on the code.
+    Four parts that can be called apart: `lay_out` what the prompt names, `read` it, make the `code` of one of its pictures,
+    `synthesize` that picture. Style mixing and walks work on the code.
     """
 
     def __init__(self, config: GeneratorConfig):
@@ -360,8 +360,11 @@ class Generator(nn.Module):
         with room for as many things as there may be."""
         return self.layout(tokens, pooled, mask).layout() if self.config.things else Layout.whole(pooled)
 
-    def read(self, tokens: Tensor, mask: Tensor, layout: Layout) -> Text:
-        """tokens [B,T,token_dim] (normalised), mask [B,T] bool, and a layout that was trimmed."""
+    def read(self, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None) -> Text:
+        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout`, trimmed, is taken instead
+        of the one that the prompt describes."""
+        if layout is None:
+            layout = self.lay_out(tokens, pooled, mask).trimmed()
         dtype = self.canvas.weight.dtype
         mask = torch.cat([layout.there, mask], 1)
         tokens, vector = self.text(tokens.to(dtype), layout.pooled.to(dtype), mask)
@@ -424,9 +427,6 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0, layout: Layout | None = None
     ) -> Tensor:
-        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout` is taken
-        instead of the one that the prompt describes."""
-        if layout is None:
-            layout = self.lay_out(tokens, pooled, mask).trimmed()
-        text = self.read(tokens, mask, layout)
+        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
+        text = self.read(tokens, pooled, mask, layout)
         return self.synthesize(self.code(z, text, truncation_psi), text)

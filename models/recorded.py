@@ -7,6 +7,7 @@ asked for again with tensors of the same shapes is therefore recorded, and from 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ class Recordings:
 
     def __init__(self):
         self._state: tuple | None = None
-        self._kinds: OrderedDict[Hashable, Callable[..., Tensors] | None] = OrderedDict()  # how each is run; None: seen once
+        # How each is run; None: seen once.
+        self._kinds: OrderedDict[Hashable, Callable[[Tensors], Tensors] | None] = OrderedDict()
 
     def forget(self) -> None:
         """Let go of the recordings, and of the memory in which they compute."""
@@ -53,24 +55,23 @@ class Recordings:
         known = kind in self._kinds
         run = self._kinds.pop(kind, None)
         if known and run is None:
-            run = _recorded(work, inputs, settings)
+            run = _recorded(partial(work, **settings), inputs)
         self._kinds[kind] = run  # as the latest
         if len(self._kinds) > MOST:
             self._kinds.popitem(last=False)
-        return work(*inputs, **settings) if run is None else run(work, inputs, settings)
+        return work(*inputs, **settings) if run is None else run(inputs)
 
 
 def _on_gpu(inputs: Tensors) -> bool:
     return inputs[0].device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
 
-def _recorded(work: Callable[..., Tensors], inputs: Tensors, settings: dict) -> Callable[..., Tensors]:
+def _recorded(work: Callable[..., Tensors], inputs: Tensors) -> Callable[[Tensors], Tensors]:
     try:
-        replay = record(lambda *own: work(*own, **settings), inputs)
+        return record(work, inputs)
     except RuntimeError as error:  # one of them is that memory ran out
         log.warning("This GPU's work cannot be recorded, and stays slower than it could be: %s", error)
-        return lambda work, inputs, settings: work(*inputs, **settings)
-    return lambda work, inputs, settings: replay(inputs)
+        return lambda inputs: work(*inputs)
 
 
 @torch.inference_mode()

@@ -74,7 +74,7 @@ class EncoderTrainer:
         self._schedule()
 
         with torch.no_grad():
-            text = self.read(batch)
+            text = self.gan.generator.read(batch.tokens, batch.pooled, batch.mask, batch.layout)
             real = look(batch.images)
         drawn, restored = self.restore(damaged, known, kinds, text)
         both = look(torch.cat([drawn, restored]))
@@ -94,12 +94,6 @@ class EncoderTrainer:
         self.step_number += 1
         self.images_seen += self.config.batch_size
         return {name: value.item() for name, value in figures.items()}
-
-    def read(self, batch: Batch) -> Text:
-        """What the generator reads in the captions, laid out as the pictures are."""
-        generator = self.gan.generator
-        layout = batch.layout or generator.lay_out(batch.tokens, batch.pooled, batch.mask)
-        return generator.read(batch.tokens, batch.mask, layout)
 
     def restore(self, images: Tensor, known: Tensor, kinds: Tensor, text: Text) -> tuple[Tensor, Tensor]:
         """Damaged images [B,3,R,R], known [B,1,R,R], kinds [B,6] -> as they are drawn, and as they are restored from that. The
@@ -196,7 +190,7 @@ def _save(trainer: EncoderTrainer, run: Path) -> None:
     kinds = torch.eye(len(KINDS), dtype=torch.bool).repeat(2, 1)
     damaged, known = (x.to(trainer.device) for x in damage(batch.images, kinds, random))
     own = batch.to(trainer.device)
-    text = trainer.read(own)
+    text = gan.generator.read(own.tokens, own.pooled, own.mask, own.layout)
     drawn, restored = trainer.restore(damaged, known, kinds.to(known), text)
     rows = torch.stack([own.images, damaged, drawn, restored], 1).flatten(0, 1)
     contact_sheet(from_network(rows), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
