@@ -39,13 +39,22 @@ ENCODER_VERSION = "1"
 DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-128.safetensors"  # the bundled model
 # Kept in fp32: they are small, and fp16 cannot hold the range of raw language-model states.
 FULL_PRECISION = "condition_norm."
-# Run in fp32: they work once a prompt, and what they round moves things about or picks another concept or look.
-RUN_IN_FULL = (
+# Never int8: what they round moves things about, or picks another concept or look.
+DECISIVE = (
     FULL_PRECISION,
     "generator.layout.",
     "generator.memory.query.",
     "generator.memory.keys",
     "generator.look_from_text.",
+)
+# Run in the precision asked for, but for the styles within: they work on pixels, or hold them. The others work once a
+# picture, so that fp32 costs next to nothing there; what they round, every pixel would show.
+ON_PIXELS = (
+    "generator.scales.",
+    "generator.to_opacity.",
+    "generator.memory.shared",
+    "generator.memory.looks",
+    "discriminator.",
 )
 SCALE = ".scale"  # added to the name of an int8 tensor, names that of its scales
 SHORTEST_ROW = 16  # numbers: of a shorter row the scale would cost what int8 saves
@@ -88,7 +97,7 @@ def save_gan(
 ) -> Path:
     """Write `gan` to `path`, weights as `dtype`; `preview` is a PNG. Complete or not at all: an old file stays until then.
 
-    int8 holds for matrices and convolutions; small tensors and what runs in full precision are then fp16.
+    int8 holds for matrices and convolutions; small tensors and what decides are then fp16.
     """
     judged = include_discriminator and gan.discriminator is not None
     kept = torch.float16 if dtype == torch.int8 else dtype
@@ -153,7 +162,7 @@ def dequantise(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def _quantisable(name: str, tensor: Tensor) -> bool:
-    return tensor.ndim > 1 and tensor[0].numel() >= SHORTEST_ROW and not name.startswith(RUN_IN_FULL)
+    return tensor.ndim > 1 and tensor[0].numel() >= SHORTEST_ROW and not name.startswith(DECISIVE)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -195,15 +204,21 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
         nonlocal mark
         if name == "generator.canvas.bias":
             mark = _mark(tensor)
-        convolves = name.startswith("generator.") and name.endswith("weight") and tensor.ndim == 4
-        # As the activations are, or small convolutions would turn them round for every picture.
-        layout = torch.channels_last if convolves else torch.preserve_format
-        return tensor.to(torch.float32 if name.startswith(RUN_IN_FULL) else dtype, memory_format=layout)
+        return as_it_runs(name, tensor, dtype)
 
     _fill(gan, path, device, loaded)
     if gan.discriminator is not None and encoder_path(path).is_file():
         gan.encoder = _load_encoder(encoder_path(path), generator, mark, device, dtype)
     return gan.requires_grad_(False).eval()
+
+
+def as_it_runs(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor `name` of a GAN as one computes with it whose convolutions are to run in `dtype`."""
+    on_pixels = name.startswith(ON_PIXELS) and ".style." not in name
+    convolves = name.startswith("generator.") and name.endswith("weight") and tensor.ndim == 4
+    # As the activations are, or small convolutions would turn them round for every picture.
+    layout = torch.channels_last if convolves else torch.preserve_format
+    return tensor.to(dtype if on_pixels else torch.float32, memory_format=layout)
 
 
 def _load_encoder(

@@ -155,7 +155,7 @@ def find(
         x, seen = (layout.cut(part, images.shape[2]).flatten(0, 1) for part in (images, known))
     sketch = None
     if generator.config.concepts:
-        sketch = generator.memory.sketch(*(x.to(text.vector.dtype) for x in (text.concepts, text.looks.softmax(2)))).flatten(0, 1)
+        sketch = generator.memory.sketch(text.concepts, text.looks.softmax(2)).flatten(0, 1)
     with torch.no_grad():
         features = look(x)
     z, styles, sketch = encoder(x, seen, features, sketch)

@@ -164,7 +164,7 @@ class GAN(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.generator.canvas.weight.dtype
+        return self.generator.dtype
 
     @property
     def device(self) -> torch.device:

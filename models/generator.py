@@ -237,7 +237,7 @@ class CrossAttention(nn.Module):
         batch, channels, height, width = x.shape
         pixels = x.flatten(2).transpose(1, 2)
         q = self.query(F.layer_norm(pixels, (channels,))).view(batch, height * width, self.heads, -1).transpose(1, 2)
-        k, v = self.key_value(tokens).view(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        k, v = self.key_value(tokens.to(x.dtype)).view(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         pixels = pixels + self.out(attended.transpose(1, 2).reshape(batch, height * width, -1))
         # What is added must not make activations grow: the convolutions are demodulated for inputs of unit size.
@@ -351,6 +351,11 @@ class Generator(nn.Module):
         return 2 * len(self.scales)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the convolutions, and of the activations between them; what is computed once a prompt is in fp32."""
+        return self.scales[0].conv1.weight.dtype
+
+    @property
     def widest(self) -> int:
         """How many numbers the largest activations of one picture are."""
         return max(channels * (4 << i) ** 2 for i, channels in enumerate(self.config.channels))
@@ -365,9 +370,8 @@ class Generator(nn.Module):
         of the one that the prompt describes."""
         if layout is None:
             layout = self.lay_out(tokens, pooled, mask).trimmed()
-        dtype = self.canvas.weight.dtype
         mask = torch.cat([layout.there, mask], 1)
-        tokens, vector = self.text(tokens.to(dtype), layout.pooled.to(dtype), mask)
+        tokens, vector = self.text(tokens, layout.pooled, mask)
         if not self.config.concepts:
             return Text(tokens, mask, vector, None, None, layout)
         # The looks scaled, or z, whose share is large from the start, would be louder for most of a training.
@@ -379,22 +383,21 @@ class Generator(nn.Module):
         The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
         to a blend of all, which would be none. Of several concepts that the text may mean, the others of z choose.
         """
-        w, vector = self.mapping(z.to(text.vector.dtype), truncation_psi)[:, None], text.vector
+        w, vector = self.mapping(z, truncation_psi)[:, None], text.vector
         sketch = logits = None
         if self.config.concepts:
             concepts = text.concepts
             if self.config.chooses:
                 concepts = self.memory.choose(concepts, truncation_psi * z, text.choice)
-            concepts = concepts.to(w.dtype)
             vector = vector + concepts @ self.memory.codes
             picked = truncation_psi * z[:, : self.config.looks]
             picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
             logits = LOOK_SHARPNESS * picked[:, None] + text.looks
-            looks = logits.softmax(2).to(w.dtype)
+            looks = logits.softmax(2)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(concepts, looks)
         if self.config.things:
-            w = w + self.size_to_style(text.layout.boxes[:, :, 2:].log2().to(w.dtype))
+            w = w + self.size_to_style(text.layout.boxes[:, :, 2:].log2())
         w = torch.cat([w.expand(-1, vector.shape[1], -1), vector], 2)
         return Code(w[:, :, None].expand(-1, -1, self.num_styles, -1), sketch, logits)
 
@@ -402,7 +405,7 @@ class Generator(nn.Module):
         """Of each code the picture [B,3,R,R] and its opacity [B,1,R,R], 0..1 (None from a generator that has none), fp32."""
         ws, layout = code.styles, text.layout
         x = self.canvas(ws[:, :, 0]).unflatten(2, (-1, 4, 4))
-        x = normalize_second_moment(compose(x, layout, 4)).contiguous(memory_format=torch.channels_last)
+        x = normalize_second_moment(compose(x, layout, 4)).to(self.dtype, memory_format=torch.channels_last)
         rgb = None
         for i, scale in enumerate(self.scales):
             x = scale(x, (ws[:, :, 2 * i], ws[:, :, 2 * i + 1]), code.sketch, text)

@@ -64,9 +64,8 @@ def mix(
 
 def _styles_of(generator: Generator, z: Tensor, looks: Tensor) -> Tensor:
     """What z [N,z_dim] and the logits of looks [N,L] have in every style [N,w_dim], fp32 on the CPU."""
-    weight = generator.look_to_style.weight
-    z, looks = z.to(weight), looks.to(weight.device)
-    return (generator.mapping(z) + generator.look_to_style(looks.softmax(1).to(weight.dtype))).float().cpu()
+    device = generator.canvas.weight.device
+    return (generator.mapping(z.to(device)) + generator.look_to_style(looks.to(device).softmax(1))).cpu()
 
 
 def join(latents: Sequence[Latent]) -> Latent:
@@ -163,7 +162,7 @@ def directions(gan: GAN, method: str, layers: Sequence[int], count: int) -> Tens
     entry is positive.
     """
     generator = gan.generator
-    z = torch.randn(2048, generator.config.z_dim, generator=torch.Generator().manual_seed(0)).to(gan.device, gan.dtype)
+    z = torch.randn(2048, generator.config.z_dim, generator=torch.Generator().manual_seed(0)).to(gan.device)
     w = generator.mapping(z).double().cpu()
     spread = (w - w.mean(0)).norm(dim=1).mean()
     if method == "pca":

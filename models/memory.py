@@ -69,6 +69,7 @@ class ConceptMemory(nn.Module):
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""
+        concepts, looks = concepts.to(self.shared.dtype), looks.to(self.shared.dtype)
         shared, own = self._blend(concepts, self.shared, self.looks)
         own = torch.einsum("...l,...lx->...x", looks, own.unflatten(-1, (looks.shape[-1], -1)))
         return torch.cat([shared, own], -1).unflatten(-1, (-1, *self.shared.shape[2:]))

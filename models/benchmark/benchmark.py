@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import RUN_IN_FULL
+from ..checkpoint import as_it_runs
 from ..condition import Condition, ConditionCache
 from ..gan import GAN
 from ..generator import GeneratorConfig
@@ -92,8 +92,7 @@ def at_resolution(gan: GAN, resolution: int) -> GAN:
     grown.load_state_dict({k: v for k, v in gan.state_dict().items() if k in own and v.shape == own[k].shape}, strict=False)
     grown.to(gan.device)
     for name, tensor in itertools.chain(grown.named_parameters(), grown.named_buffers()):
-        layout = torch.channels_last if tensor.ndim == 4 and name.endswith("weight") else torch.preserve_format
-        tensor.data = tensor.data.to(torch.float32 if name.startswith(RUN_IN_FULL) else gan.dtype, memory_format=layout)
+        tensor.data = as_it_runs(name, tensor.data, gan.dtype)
     return grown.requires_grad_(False).eval()
 
 
