@@ -12,7 +12,8 @@ from PIL import Image
 from llm_gan.models.checkpoint import load_gan, save_gan
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import Example, read_folder, read_pictures
-from llm_gan.models.data.scenes import BOTTOM, LEFT, RIGHT, TOP, WHITE, Scene, Thing, compose, is_held_out, paste
+from llm_gan.models.data.scenes import Scene, Thing, compose, is_held_out, paste
+from llm_gan.models.data.sentences import BOTTOM, CHINESE, COLOURS, ENGLISH, LEFT, RIGHT, TOP, WHITE, is_chinese
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.evaluation.compositions import crops, judge_scenes, pictures_of, real_scenes
 from llm_gan.models.gan import GAN
@@ -93,29 +94,59 @@ def setup(folder, tmp_path, count=400):
 # Sentences
 
 
+def name_of(thing):
+    return re.sub(r"(, \w+ style|，\w+风格)$", "", thing.caption)
+
+
+@pytest.mark.parametrize("language", [ENGLISH, CHINESE])
+def test_things_are_mentioned_in_the_order_of_their_boxes(language):
+    for _, places, sentences in language.kinds:
+        for sentence in sentences:
+            mentioned = [int(number) for number in re.findall(r"\{(\d)s?\}", sentence)]
+            assert mentioned == list(dict.fromkeys(place for place, _ in places))
+            many = {int(number) for number in re.findall(r"\{(\d)s\}", sentence)}
+            assert many == {place for place, _ in places if [p for p, _ in places].count(place) > 1}
+
+
 def test_scenes_say_what_they_show():
-    scenes = {scene.text: scene for scene in compose(examples(), 3000)}
-    assert len(scenes) == 3000 and list(scenes.values()) == compose(examples(), 3000)
+    scenes = {scene.text: scene for scene in compose(examples(), 4000)}
+    assert len(scenes) == 4000 and list(scenes.values()) == compose(examples(), 4000)
     assert list(scenes.values())[:500] == compose(examples(), 500)
     checked = 0
     for text, scene in scenes.items():
-        names = [re.sub(r"(, \w+ style|，\w+风格)$", "", thing.caption) for thing in scene.things]
-        assert all(name in text or name[:-1] in text for name in names) and 1 <= len(scene.things) <= 3
+        first = re.split(r"[.。] ?(?=.)", text.lower())[0]  # a description may follow
+        assert all(name_of(thing) in first for thing in scene.things) and 1 <= len(scene.things) <= 3
+        assert "{" not in text and "  " not in text
         found = re.fullmatch(r"(?:an? )?([\w ]+?) (?:to the left of|above|to the right of) (?:an? )?([\w ]+)", text)
-        if found and "two" not in text and " on " not in text and " and " not in text:
+        if found and {found[1], found[2]} <= NAMES.keys():
             checked += 1
             expected = (LEFT, RIGHT) if "left of" in text else (TOP, BOTTOM) if "above" in text else (RIGHT, LEFT)
             assert scene == Scene(text, (Thing(found[1], expected[0]), Thing(found[2], expected[1])), WHITE)
     assert checked > 10
-    assert scenes["两个猫"].things[0].box == LEFT and scenes["两个猫"].things[1] == Thing("猫", RIGHT)
-    assert any("blue background" in text and scene.background == (66, 133, 244) for text, scene in scenes.items())
-    assert 0.4 < sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in scenes) / len(scenes) < 0.6
+    assert 0.4 < sum(map(is_chinese, scenes)) / len(scenes) < 0.6
+
+
+def test_what_is_behind_the_things_is_what_was_said_first():
+    seen = set()
+    for text, _, background in compose(examples(), 4000):
+        first, *described = re.split(r"[.。] ?(?=.)", text)
+        colours = [rgb for names, rgb in COLOURS.items() if re.search(f"(?<!light )(?<!dark )\\b{names[0]} background", first.lower())]
+        places = [rgb for language in (ENGLISH, CHINESE) for phrases, rgb in language.grounds.items()
+                  if any(phrase in first.lower() for phrase in phrases)]  # fmt: skip
+        if colours and not places:
+            assert background == colours[0]
+        elif places and not colours and not is_chinese(first):
+            assert background in places
+        elif not described and not is_chinese(text):
+            assert background == WHITE
+        seen.add((bool(colours), bool(places), bool(described), background == WHITE))
+    assert {(True, False, True, False), (False, True, False, False), (False, False, True, False), (False, False, True, True)} <= seen
 
 
 def test_held_out_pairs_never_meet():
     for held_out in (False, True):
         for scene in compose(examples(), 60 if held_out else 2000, 1, held_out):
-            names = {re.sub(r"(, \w+ style|，\w+风格)$", "", thing.caption) for thing in scene.things}
+            names = set(map(name_of, scene.things))
             assert any(is_held_out(a, b) for a in names for b in names if a != b) == held_out
             assert not held_out or len(scene.things) == len(names) == 2
 
@@ -187,7 +218,7 @@ def test_a_prompt_is_drawn_the_same_beside_scenes(folder, tmp_path):
 
 
 def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
-    gan, dataset, pictures = setup(folder, tmp_path, count=1000)
+    gan, dataset, pictures = setup(folder, tmp_path, count=1500)
     monkeypatch.setattr(reader, "ROUNDS", 8)
     monkeypatch.setattr(reader, "BATCH", 32)
     held_out = compose(pictures.examples, 100, 5, held_out=True)
@@ -207,7 +238,7 @@ def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
     before = [x.float().mean().item() for x in read()]
     reader.fit_reader(gan.generator, dataset)
     two, same, placed = (x.float().mean().item() for x in read())
-    assert two > 0.9 and same > 0.8 and placed > 0.3, (before, two, same, placed)
+    assert two > 0.8 and same > 0.7 and placed > 0.25, (before, two, same, placed)
     assert same > before[1] + 0.3 and placed > before[2] + 0.2
     with torch.no_grad():  # a name alone stays what it was
         names = [dataset.texts.index(name) for name in NAMES]

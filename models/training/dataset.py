@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.folder import Example, Pictures
-from ..data.scenes import WHITE, WHOLE, Scene, paste
+from ..data.scenes import Scene, paste
+from ..data.sentences import WHITE, WHOLE
 from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.scenes import WHITE, WHOLE
+from ..data.sentences import WHITE, WHOLE
 from ..generator import Generator
 from ..layout import Layout, LayoutReader, Reading
 from .dataset import Dataset, SceneRow, stack_layouts

@@ -1,0 +1,301 @@
+"""What people say of things on a canvas, in English and Chinese: sentences without end, and what is meant by each.
+
+People list things with commas, ask politely, add adjectives and words of praise, write in capitals, or have a language model
+describe what they asked for. A reader learns what of all this says which things are there, where, and on what.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+ADJECTIVE = 0.12  # share of the things that have an adjective; it says nothing of what they are
+BARE = 0.3  # of the sentences that leave out articles,
+PLACED = 0.3  # that name what is behind the things: a colour, or a place that has one,
+ASKED = 0.12  # that say that a picture is asked for,
+PRAISED = 0.1  # that have words of praise around them,
+DESCRIBED = 0.12  # that are followed by a description of the same things,
+SPELT = 0.12  # and that are in capitals or end in a full stop
+WHITE = (255, 255, 255)
+COLOURS = {  # English and Chinese name -> RGB
+    ("red", "红色"): (229, 72, 77), ("orange", "橙色"): (247, 140, 50), ("yellow", "黄色"): (255, 214, 72),
+    ("green", "绿色"): (92, 178, 92), ("light green", "浅绿色"): (190, 230, 180), ("blue", "蓝色"): (66, 133, 244),
+    ("light blue", "浅蓝色"): (178, 216, 250), ("purple", "紫色"): (142, 95, 200), ("pink", "粉色"): (250, 180, 205),
+    ("brown", "棕色"): (140, 95, 65), ("grey", "灰色"): (150, 150, 155), ("black", "黑色"): (25, 25, 28),
+    ("white", "白色"): WHITE, ("dark blue", "深蓝色"): (30, 50, 110), ("cream", "米色"): (250, 240, 215),
+}  # fmt: skip
+
+
+class Box(NamedTuple):
+    """A square on the canvas: its centre and its side, of a canvas of side 1, from the top left."""
+
+    x: float
+    y: float
+    size: float
+
+
+WHOLE = Box(0.5, 0.5, 1.0)
+LEFT, RIGHT, TOP, BOTTOM = Box(0.25, 0.5, 0.5), Box(0.75, 0.5, 0.5), Box(0.5, 0.25, 0.5), Box(0.5, 0.75, 0.5)
+TOP_LEFT, TOP_RIGHT = Box(0.25, 0.25, 0.5), Box(0.75, 0.25, 0.5)
+BOTTOM_LEFT, BOTTOM_RIGHT = Box(0.25, 0.75, 0.5), Box(0.75, 0.75, 0.5)
+
+
+class Kind(NamedTuple):
+    """Sentences that mean the same: which thing stands in which box, in the order of mention. {0}, {1}, {2} are things, {0s} is
+    the first in the plural."""
+
+    weight: int
+    places: tuple[tuple[int, Box], ...]
+    sentences: tuple[str, ...]
+
+
+class Language(NamedTuple):
+    """How one language says all this; {} is what is said without it."""
+
+    kinds: tuple[Kind, ...]
+    one: Callable[[str, random.Random], str]  # a thing as it stands in a sentence
+    many: Callable[[str], str | None]  # its plural, None where no rule finds it
+    adjectives: tuple[str, ...]
+    coloured: tuple[str, ...]  # {colour} is one of COLOURS
+    grounds: dict[tuple[str, ...], tuple[int, int, int]]  # places, and the colour of each
+    elsewhere: tuple[str, ...]  # places that have none
+    standing: tuple[str, ...]  # how a place is said of the things
+    asked: tuple[str, ...]
+    praise: tuple[str, ...]
+    described: tuple[str, ...]  # {things} are the things, {place} one of the places or a coloured surface, {other} is not there
+    parts: tuple[str, ...]
+    verbs: tuple[str, ...]
+    surfaces: tuple[str, ...]
+    on: str  # a {surface} of a {colour}
+    together: str
+    comma: str
+    space: str
+    stops: tuple[str, ...]  # between what is asked for and its description
+
+
+def _english_one(name: str, pick: random.Random) -> str:
+    if name.endswith("s") and not name.endswith("ss") or not name[0].isalpha():
+        return name
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _chinese_one(name: str, pick: random.Random) -> str:
+    return pick.choice(("一个", "一只", "一条", "一辆", "一朵", "", "", "", "")) + name
+
+
+def _plural(name: str) -> str | None:
+    if not name.replace(" ", "").isalpha() or name.count(" ") > 1 or name.endswith("s"):
+        return None
+    if name.endswith(("ch", "sh", "x", "z")):
+        return f"{name}es"
+    return f"{name[:-1]}ies" if name.endswith("y") and name[-2] not in "aeiou" else f"{name}s"
+
+
+_SINGLE, _SIDE_BY_SIDE, _EXCHANGED = ((0, WHOLE),), ((0, LEFT), (1, RIGHT)), ((0, RIGHT), (1, LEFT))
+_ABOVE, _BELOW = ((0, TOP), (1, BOTTOM)), ((0, BOTTOM), (1, TOP))
+_THREE = ((0, TOP_LEFT), (1, TOP_RIGHT), (2, BOTTOM))
+_TWICE, _THRICE = ((0, LEFT), (0, RIGHT)), ((0, TOP_LEFT), (0, TOP_RIGHT), (0, BOTTOM))
+_TWO_ABOVE, _TWO_BELOW = ((0, TOP_LEFT), (0, TOP_RIGHT), (1, BOTTOM)), ((0, BOTTOM_LEFT), (0, BOTTOM_RIGHT), (1, TOP))
+_ABOVE_TWO = ((0, TOP), (1, BOTTOM_LEFT), (1, BOTTOM_RIGHT))
+_BETWEEN = ((0, TOP), (1, BOTTOM_LEFT), (2, BOTTOM_RIGHT))
+
+ENGLISH = Language(
+    kinds=(
+        Kind(6, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}", "{0} icon",
+                          "an icon of {0}", "{0} emoji", "an emoji of {0}", "there is {0}")),
+        Kind(8, _SIDE_BY_SIDE, ("{0} and {1}", "{0} and {1}", "{0}, {1}", "{0}, {1}", "{0},{1}", "{0} with {1}", "{0} & {1}",
+                                "{0} + {1}", "{0} next to {1}", "{0} beside {1}", "{0} near {1}", "{0} by {1}",
+                                "a picture with {0} and {1}", "a picture of {0} and {1}", "{0} and {1} side by side",
+                                "{0} together with {1}", "{0} sitting next to {1}", "{0} standing beside {1}",
+                                "{0} playing with {1}", "{0} holding {1}", "there is {0} and {1}", "both {0} and {1}")),
+        Kind(3, _SIDE_BY_SIDE, ("{0} left of {1}", "{0} to the left of {1}", "{0} on the left, {1} on the right",
+                                "{0} on the left and {1} on the right", "on the left {0}, on the right {1}")),
+        Kind(3, _EXCHANGED, ("{0} right of {1}", "{0} to the right of {1}", "{0} on the right, {1} on the left",
+                             "{0} on the right and {1} on the left", "on the right {0}, on the left {1}")),
+        Kind(4, _ABOVE, ("{0} above {1}", "{0} over {1}", "{0} on top of {1}", "{0} at the top, {1} at the bottom",
+                         "{0} sitting on {1}", "{0} behind {1}", "{0} flying over {1}")),
+        Kind(4, _BELOW, ("{0} below {1}", "{0} under {1}", "{0} beneath {1}", "{0} in front of {1}", "{0} wearing {1}")),
+        Kind(2, _TWICE, ("two {0s}", "a pair of {0s}", "a picture of two {0s}", "2 {0s}")),
+        Kind(2, _THRICE, ("three {0s}", "a picture of three {0s}", "3 {0s}")),
+        Kind(4, _THREE, ("{0}, {1} and {2}", "{0}, {1}, {2}", "{0},{1},{2}", "{0} and {1} above {2}", "{0}, {1}, and {2}",
+                         "a picture with {0}, {1} and {2}", "{0} and {1} and {2}", "{0} + {1} + {2}", "{0} & {1} & {2}")),
+        Kind(2, _TWO_ABOVE, ("two {0s} above {1}", "two {0s} over {1}", "two {0s} and {1}", "two {0s} with {1}", "two {0s}, {1}")),
+        Kind(2, _TWO_BELOW, ("two {0s} below {1}", "two {0s} under {1}", "two {0s} in front of {1}")),
+        Kind(2, _ABOVE_TWO, ("{0} above two {1s}", "{0} and two {1s}", "{0} with two {1s}", "{0}, two {1s}")),
+        Kind(1, _BETWEEN, ("{0} between {1} and {2}", "{0} above {1} and {2}", "{0} over {1} and {2}")),
+    ),
+    one=_english_one,
+    many=_plural,
+    adjectives=("cute", "little", "small", "big", "large", "tiny", "huge", "happy", "funny", "lovely", "beautiful", "old", "young",
+                "pretty", "sleepy", "shiny", "cute little", "very big", "simple", "single", "nice", "round"),
+    coloured=("{} on a {colour} background", "{} on {colour} background", "{}, {colour} background", "{} with a {colour} background"),
+    grounds={
+        ("on the grass", "on green grass", "in the grass", "in a green field", "on a meadow"): (150, 205, 110),
+        ("in the sky", "in a blue sky", "in the air", "up in the sky"): (150, 205, 250),
+        ("in the sea", "in the water", "in the ocean", "by the blue sea"): (60, 140, 215),
+        ("at night", "in the night sky", "in the dark", "under the stars"): (25, 35, 80),
+        ("in the snow", "on white snow", "on ice"): (232, 242, 250),
+        ("on the beach", "in the desert", "on the sand", "on yellow sand"): (243, 222, 165),
+        ("in the forest", "in the woods", "in the jungle"): (75, 140, 85),
+        ("at sunset", "in the evening sun"): (250, 170, 110),
+    },
+    elsewhere=("on a table", "on a plate", "on a rock", "in a room", "near a tree", "by a window", "behind a fence", "in the city",
+               "on the floor", "on the ground", "in a garden", "in front of a house", "on a white background", "on the street"),
+    standing=("{} {place}", "{} {place}", "{}, {place}", "{} sitting {place}", "{} standing {place}"),
+    asked=("draw {}", "please draw {}", "draw me {}", "show me {}", "I want {}", "I want a picture of {}", "can you draw {}",
+           "generate {}", "make a picture of {}", "give me {}", "we see {}", "this is {}"),
+    praise=("masterpiece", "best quality", "high quality", "highly detailed", "cute", "4k", "simple", "beautiful", "minimalist",
+            "vector art", "icon", "emoji", "clip art", "cartoon", "digital art", "colorful", "sharp", "sticker", "logo", "centered",
+            "illustration", "no text", "clean lines", "8k", "award winning", "professional", "detailed"),
+    described=("{things} {verb} {place}", "{things} with a {colour} {part} {verb} {place}", "{things} is shown {place}",
+               "{things} in {colour} and {hue} {verb} {place}", "The picture shows {things} {place}", "{things} is {adjective} and {colour}",
+               "{things} that is usually {colour} and {hue}", "{things} and its {part} {verb} {place}, near a {other}",
+               "{things} {verb} {place} with a {other}", "{things} has a {colour} {part} and a {hue} {part}"),
+    parts=("tail", "handle", "neck", "roof", "border", "stripe", "leaf", "top", "door", "hat", "wing", "body", "face", "side", "shape"),
+    verbs=("sits", "stands", "is", "lies", "is placed", "is set", "flies", "rests", "waits"),
+    surfaces=("background", "carpet", "floor", "table", "wall", "surface", "rock", "ground"),
+    on="on a {colour} {surface}",
+    together=" and ",
+    comma=", ",
+    space=" ",
+    stops=(". ",),
+)  # fmt: skip
+CHINESE = Language(
+    kinds=(
+        Kind(6, _SINGLE, ("{0}", "{0}", "一张{0}的图像", "一张包含{0}的图像", "一幅{0}的图画", "一张{0}的照片", "{0}图标", "{0}的图片", "这是{0}")),
+        Kind(8, _SIDE_BY_SIDE, ("{0}和{1}", "{0}和{1}", "{0}与{1}", "{0}跟{1}", "{0}，{1}", "{0}，{1}", "{0}、{1}", "{0}, {1}", "{0} {1}",
+                                "{0}+{1}", "一张包含{0}和{1}的图像", "{0}在{1}旁边", "一张{0}和{1}的图片", "{0}坐在{1}旁边",
+                                "{0}以及{1}", "有{0}和{1}", "{0}和{1}在一起", "{0}拿着{1}")),
+        Kind(3, _SIDE_BY_SIDE, ("{0}在{1}的左边", "{0}在{1}左侧", "左边是{0}，右边是{1}", "{0}在左边，{1}在右边")),
+        Kind(3, _EXCHANGED, ("{0}在{1}的右边", "{0}在{1}右侧", "右边是{0}，左边是{1}", "{0}在右边，{1}在左边")),
+        Kind(4, _ABOVE, ("{0}在{1}的上面", "{0}在{1}上方", "上面是{0}，下面是{1}", "{0}坐在{1}上", "{0}在{1}后面")),
+        Kind(4, _BELOW, ("{0}在{1}的下面", "{0}在{1}下方", "下面是{0}，上面是{1}", "{0}在{1}前面", "{0}戴着{1}")),
+        Kind(2, _TWICE, ("两个{0s}", "两只{0s}", "2个{0s}", "一张包含两个{0s}的图像")),
+        Kind(2, _THRICE, ("三个{0s}", "三只{0s}", "3个{0s}", "一张包含三个{0s}的图像")),
+        Kind(4, _THREE, ("{0}、{1}和{2}", "{0}，{1}，{2}", "{0}、{1}、{2}", "{0}和{1}和{2}", "一张包含{0}、{1}和{2}的图像")),
+        Kind(2, _TWO_ABOVE, ("两个{0s}在{1}上面", "两个{0s}和{1}", "两只{0s}和{1}")),
+        Kind(2, _TWO_BELOW, ("两个{0s}在{1}下面", "两只{0s}在{1}前面")),
+        Kind(2, _ABOVE_TWO, ("{0}在两个{1s}上面", "{0}和两个{1s}")),
+        Kind(1, _BETWEEN, ("{0}在{1}和{2}之间", "{0}在{1}和{2}上面")),
+    ),
+    one=_chinese_one,
+    many=lambda name: name,
+    adjectives=("可爱的", "小", "大", "漂亮的", "美丽的", "老", "胖胖的", "有趣的", "圆圆的", "快乐的", "小小的", "巨大的"),
+    coloured=("{}，{colour}背景", "{colour}背景上的{}", "{}在{colour}背景上"),
+    grounds={
+        ("在草地上", "在绿色的草地上", "在草坪上", "在田野里"): (150, 205, 110),
+        ("在天空中", "在空中", "在蓝天上"): (150, 205, 250),
+        ("在海里", "在水里", "在大海上", "在蓝色大海边"): (60, 140, 215),
+        ("在夜里", "在夜空中", "在星空下"): (25, 35, 80),
+        ("在雪地里", "在雪中", "在冰上"): (232, 242, 250),
+        ("在沙滩上", "在沙漠里", "在沙子上"): (243, 222, 165),
+        ("在森林里", "在树林里"): (75, 140, 85),
+        ("在夕阳下", "在傍晚"): (250, 170, 110),
+    },
+    elsewhere=("在桌子上", "在盘子里", "在岩石上", "在房间里", "在树旁", "在窗边", "在城市里", "在地上", "在花园里", "在街上", "在白色背景上"),
+    standing=("{}{place}", "{}，{place}", "{place}的{}", "{}坐{place}"),
+    asked=("画{}", "请画{}", "给我画{}", "我想要{}", "生成{}", "请画一张{}的图片", "请生成{}", "帮我画{}", "这里有{}"),
+    praise=("高质量", "杰作", "可爱", "精美", "高清", "图标", "表情符号", "卡通", "插画", "简约", "矢量图", "最佳质量", "细节丰富", "色彩鲜艳"),
+    described=("{things}{place}", "{things}，带着{colour}的{part}，{place}", "{things}有{colour}的{part}和{hue}的{part}", "{things}立{place}",
+               "{colour}的{things}{place}", "图片里有{things}，{place}", "{things}是{colour}和{hue}的", "{things}{place}，旁边有{other}",
+               "{things}，{colour}的{part}，{place}", "{colour}的{things}坐{place}"),
+    parts=("尾巴", "把手", "屋顶", "边", "条纹", "叶子", "帽子", "翅膀", "身体", "脸", "门", "外壳", "眼睛"),
+    verbs=(),
+    surfaces=("背景", "地毯", "地板", "桌子", "墙", "地面"),
+    on="在{colour}的{surface}上",
+    together="和",
+    comma="，",
+    space="",
+    stops=("。", ". "),
+)  # fmt: skip
+
+
+def is_chinese(text: str) -> bool:
+    """Whether there is a Chinese character in it."""
+    return any("\u4e00" <= c <= "\u9fff" for c in text)
+
+
+class Said(NamedTuple):
+    """What is said, and the RGB that it means to be behind the things."""
+
+    text: str
+    background: tuple[int, int, int]
+
+
+def say(sentence: str, things: list[str], manner: str, others: list[str], pick: random.Random) -> Said | None:
+    """`sentence` of a kind, about `things`, drawn in a `manner` ("", or what a caption adds to a name), as somebody might put it.
+
+    A description may mention one of `others`, which is not there. None where a thing has no plural that a rule finds.
+    """
+    language = CHINESE if is_chinese(things[0]) else ENGLISH
+    text = _named(sentence, things, language, pick)
+    if text is None:
+        return None
+    background = WHITE
+    if placed := pick.random() < PLACED:
+        if pick.random() < 0.5:
+            name, background = _colour(language, pick)
+            text = pick.choice(language.coloured).replace("{colour}", name).replace("{}", text)
+        else:
+            place, background = _ground(language, pick)
+            text = pick.choice(language.standing).replace("{place}", place).replace("{}", text)
+    if pick.random() < ASKED:
+        text = pick.choice(language.asked).replace("{}", text)
+    text += manner
+    if pick.random() < PRAISED:
+        words = pick.sample(language.praise, pick.randint(1, 3))
+        before = pick.randint(0, len(words)) if pick.random() < 0.5 else 0
+        text = language.comma.join([*words[:before], text, *words[before:]])
+    if pick.random() < DESCRIBED:
+        sentence, behind = _described(things, language, pick.choice(others), not placed, pick)
+        text += pick.choice(language.stops) + sentence
+        background = background if placed else behind
+    if pick.random() < SPELT:
+        ways = (str.capitalize, str.upper, str.title, lambda x: f"{x}.", lambda x: f"{x[:1].upper()}{x[1:]}.")
+        text = f"{text}。" if language is CHINESE else pick.choice(ways)(text)
+    return Said(text, background)
+
+
+def _named(sentence: str, things: list[str], language: Language, pick: random.Random) -> str | None:
+    """The sentence about the things; None where one of them has no plural that a rule finds."""
+    bare = pick.random() < BARE
+    for i, thing in enumerate(things):
+        if f"{{{i}s}}" in sentence:
+            plural = language.many(thing)
+            if plural is None:
+                return None
+            sentence = sentence.replace(f"{{{i}s}}", plural)
+        named = f"{pick.choice(language.adjectives)}{language.space}{thing}" if pick.random() < ADJECTIVE else thing
+        sentence = sentence.replace(f"{{{i}}}", named if bare else language.one(named, pick))
+    return sentence
+
+
+def _described(things: list[str], language: Language, other: str, placing: bool, pick: random.Random) -> Said:
+    """A sentence about things that were named already; only if `placing` may it put them on a colour."""
+    named = language.together.join(language.one(thing, pick) for thing in things)
+    sentence, background = pick.choice(language.described), WHITE
+    if "{place}" in sentence:
+        place = pick.choice(language.elsewhere)
+        if placing and (kind := pick.random()) < 0.6:
+            if kind < 0.3:
+                place, background = _ground(language, pick)
+            else:
+                name, background = _colour(language, pick)
+                place = language.on.replace("{colour}", name).replace("{surface}", pick.choice(language.surfaces))
+        sentence = sentence.replace("{place}", place)
+    for blank, words in (("part", language.parts), ("adjective", language.adjectives), ("verb", language.verbs)):
+        sentence = re.sub(f"{{{blank}}}", lambda _: pick.choice(words), sentence)
+    for blank in ("colour", "hue"):
+        sentence = sentence.replace(f"{{{blank}}}", _colour(language, pick)[0])
+    sentence = sentence.replace("{other}", other).replace("{things}", named)
+    return Said(sentence if language is CHINESE else f"{sentence[0].upper()}{sentence[1:]}.", background)
+
+
+def _colour(language: Language, pick: random.Random) -> tuple[str, tuple[int, int, int]]:
+    names, colour = pick.choice(list(COLOURS.items()))
+    return names[language is CHINESE], colour
+
+
+def _ground(language: Language, pick: random.Random) -> tuple[str, tuple[int, int, int]]:
+    places, colour = pick.choice(list(language.grounds.items()))
+    return pick.choice(places), colour
