@@ -15,7 +15,7 @@ from llm_gan.models.data.folder import Example, read_folder, read_pictures
 from llm_gan.models.data.scenes import Scene, Thing, compose, is_held_out, paste
 from llm_gan.models.data.sentences import BOTTOM, CHINESE, COLOURS, ENGLISH, LEFT, RIGHT, TOP, WHITE, is_chinese
 from llm_gan.models.discriminator import DiscriminatorConfig
-from llm_gan.models.evaluation.compositions import crops, judge_scenes, pictures_of, real_scenes
+from llm_gan.models.evaluation.compositions import crops, judge_scenes, pictures_of, read_right, real_scenes
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.pictures import on_white
@@ -355,6 +355,16 @@ def test_compositions_are_judged(folder):
     right = judged(drawn)
     assert right.keys() == {"Latin", "Chinese"} and sum(own["n"] for own in right.values()) == 40
     exchanged = [scene._replace(things=scene.things[::-1]) for scene in scenes]
+    layout = stack_layouts([
+        (torch.zeros(2, 3), torch.tensor([thing.box for thing in scene.things]), torch.tensor(scene.background) / 127.5 - 1)
+        for scene in scenes
+    ])  # fmt: skip
+    assert read_right(scenes, layout) == {"Latin": 1, "Chinese": 1}
+    assert read_right(exchanged, layout) == {"Latin": 0, "Chinese": 0}
+    assert read_right(scenes, layout._replace(there=layout.there & torch.tensor([True, False]))) == {"Latin": 0, "Chinese": 0}
+    coloured = sum(scene.background != WHITE for scene in scenes) / len(scenes)
+    shares = read_right(scenes, layout._replace(background=torch.ones(40, 3)))
+    assert 0 < coloured and sum(shares.values()) / 2 == pytest.approx(1 - coloured, abs=0.1)
     wrong = judged(real_scenes(exchanged, members, pictures.pixels, pictures.opacity))
     for script in right:
         assert right[script]["both@1"] == right[script]["relation"] == 1

@@ -384,6 +384,10 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
     larger = trained("d", resolution=32, start=tmp_path / "a.safetensors")
     assert torch.allclose(larger.generator.scales[0].conv1.weight, first.generator.scales[0].conv1.weight, atol=0.01)
     assert larger.generate(condition, larger.sample_z(0, 1))[0].shape == (1, 32, 32, 3)
+    saved = load_gan(tmp_path / "a.safetensors")
+    assert len(saved.card.prompts) == 4 and all(any(name in prompt for name in COLOURS) for prompt in saved.card.prompts)
+    shown_nothing = trained("f", start=tmp_path / "a.safetensors", images=0)
+    assert torch.equal(shown_nothing.generator.scales[0].conv1.weight, saved.generator.scales[0].conv1.weight)
     with pytest.raises(ValueError, match="draws 32 px: a GAN can grow"):
         trained("e", start=tmp_path / "d.safetensors")
 

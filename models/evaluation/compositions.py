@@ -6,8 +6,13 @@ from torch import Tensor
 
 from ..data.folder import Example
 from ..data.scenes import Scene, paste
+from ..layout import Layout
 from .metrics import concept_ranks
 from .questions import script_of
+
+
+NEAR = 0.125  # of the canvas: a thing's centre so far from where it should be still stands in its place
+SAME = 0.2  # in -1..1: a background whose channels differ so much still has the colour that was named
 
 
 def pictures_of(scenes: list[Scene], examples: list[Example]) -> list[list[int]]:
@@ -38,6 +43,21 @@ def crops(scenes: list[Scene], drawn: Tensor) -> Tensor:
             part = picture[None, :, top : top + side, left : left + side].float()
             parts.append(F.interpolate(part, size=(size, size), mode="bilinear", align_corners=False).round().byte())
     return torch.cat(parts)
+
+
+def read_right(scenes: list[Scene], layout: Layout) -> dict[str, float]:
+    """For each script the share of the sentences in which as many things are read as there are, each where it stands, and the
+    colour behind them. `layout` [N] is what was read in them."""
+    right: dict[str, list[bool]] = {}
+    for scene, boxes, there, background in zip(scenes, *(x.cpu() for x in layout[1:])):
+        said = torch.tensor([thing.box for thing in scene.things])
+        colour = torch.tensor(scene.background).div(127.5).sub(1)
+        right.setdefault(script_of(scene.text), []).append(
+            int(there.sum()) == len(said)
+            and bool((boxes[: len(said)] - said).abs().max() <= NEAR)
+            and bool((background - colour).abs().max() <= SAME)
+        )
+    return {script: sum(own) / len(own) for script, own in right.items()}
 
 
 def judge_scenes(

@@ -17,7 +17,7 @@ from ..features import EfficientNetLite
 from ..gan import GAN
 from ..pictures import to_uint8
 from ..tensors import cached_tensors
-from .compositions import crops, judge_scenes, pictures_of, real_scenes
+from .compositions import crops, judge_scenes, pictures_of, read_right, real_scenes
 from .judge import VARIANT, Judge, Standard, captions_to_learn, counted, encode, look, train_judge
 from .metrics import NEIGHBOURS, concept_ranks, kid, mean_difference, nearest, precision_recall, r_precision, sliced_wasserstein
 from .questions import Row, questions
@@ -131,7 +131,9 @@ def evaluate(
     compositions, composed = {}, []
     if scenes:
         members = pictures_of(scenes, examples)
-        images, _ = gan.generate(asked[[place[s.text] for s in scenes]], gan.sample_z(seed, len(scenes)), progress=counted(meter))
+        sentences = asked[[place[scene.text] for scene in scenes]]
+        compositions["read"] = read_right(scenes, gan.read(sentences.to(gan.device)).layout)
+        images, _ = gan.generate(sentences, gan.sample_z(seed, len(scenes)), progress=counted(meter))
         composed = [torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), real_scenes(scenes, members, pictures, opacity)]
         for kind, shown in zip(("generated", "real"), composed):
             found = standard(look(crops(scenes, shown), network, meter))

@@ -179,12 +179,14 @@ def _compositions(figures: dict) -> str:
     rows = []
     for script, own in figures["generated"].items():
         cells = [f"{own[f]:.3f} / {figures['real'][script][f]:.3f}" for f in ("both@1", "both@10", "relation")]
-        rows.append([script, *cells, own["n"]])
+        rows.append([script, f"{figures['read'][script]:.3f}", *cells, own["n"]])
     note = (
-        "Two things that never met in training. Each cell: generated / real pictures pasted as the prompt says. Each thing is cut "
-        "out of its place and sought among all concepts; the relation is right where both fit their places better than exchanged."
+        "Two things that never met in training. A sentence is read right if both things are, each in its place, and the colour behind "
+        "them. Each other cell: generated / real pictures pasted as the prompt says. Each thing is cut out of its place and sought "
+        "among all concepts; the relation is right where both fit their places better than exchanged."
     )
-    return note + "\n\n" + _table(["script", "both things right", "both among the ten nearest", "relation right", "n"], rows)
+    head = ["script", "sentence read right", "both things right", "both among the ten nearest", "relation right", "n"]
+    return note + "\n\n" + _table(head, rows)
 
 
 def _diversity(figures: dict | None) -> str:

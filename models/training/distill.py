@@ -98,7 +98,7 @@ def make_student(teacher: GAN, config: GeneratorConfig, name: str) -> GAN:
     """A GAN of `config` that begins with what `teacher` has; only what draws, and its discriminator, are to be trained."""
     known = teacher.discriminator
     judge = DiscriminatorConfig(teacher.resolution, config.pooled_dim) if known is None else known.config
-    card = Card(name, f"{teacher.card.data}, as {teacher.card.name} draws them", teacher.card.licenses, prompts=teacher.card.prompts)
+    card = Card(name, f"{teacher.card.data}, as {teacher.card.name} draws them", teacher.card.licenses)
     student = GAN(config, judge, teacher.recipe, card)
     student.condition_norm.load_state_dict(teacher.condition_norm.state_dict())
     student.generator = prune(teacher.generator, config)

@@ -24,7 +24,7 @@ from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
 from .reader import fit_memory, fit_reader
-from .trainer import TrainingConfig, check_run, sample_sheet, train
+from .trainer import TrainingConfig, check_run, probed, sample_sheet, train
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,8 @@ def check_out(out: Path, run: Path | None = None, resume: bool = False) -> None:
 
 
 def publish(gan: GAN, dataset: Dataset, out: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write `gan` to `out` as `dtype`, with a preview of what it draws from captions of `dataset`."""
+    """Write `gan` to `out` as `dtype`, with captions of `dataset` to try and a preview of what it draws from them."""
+    gan.card.prompts = [dataset.texts[caption] for caption in probed(dataset, PREVIEW[0])]
     png = io.BytesIO()
     sample_sheet(gan, dataset, *PREVIEW).save(png, "PNG")
     save_gan(gan, out, dtype, png.getvalue())

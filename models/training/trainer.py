@@ -511,13 +511,17 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def probed(dataset: Dataset, count: int) -> list[int]:
+    """The captions that show what a GAN of `dataset` can do: names, and where there are scenes as many of those."""
+    scenes = [scene.caption for scene in dataset.scenes[: count // 2]]
+    pictures = torch.randperm(len(dataset.pictures), generator=torch.Generator().manual_seed(0))[: count - len(scenes)]
+    return [int(dataset.plain[i][0]) for i in pictures.tolist()] + scenes
+
+
 def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
-    """Pictures [captions·latents,3,R,R] in about -1..1: a few captions from the training data, names and where there are scenes
-    as many of those, each with the same few z."""
-    random = torch.Generator().manual_seed(0)
-    scenes = [scene.caption for scene in dataset.scenes[: captions // 2]]
-    pictures = torch.randperm(len(dataset.pictures), generator=random)[: captions - len(scenes)].tolist()
-    rows = [row for row in [int(dataset.plain[i][0]) for i in pictures] + scenes for _ in range(latents)]
+    """Pictures [captions·latents,3,R,R] in about -1..1: captions from the training data, each with the same few z."""
+    rows = [row for row in probed(dataset, captions) for _ in range(latents)]
+    random = torch.Generator().manual_seed(1)
     z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(rows) // latents, 1)
     with torch.no_grad():
         return gan.generator(z, *dataset.condition(rows))
