@@ -251,14 +251,17 @@ def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeyp
     monkeypatch.setattr(reader, "UNDERSTOOD", 3.0)  # what this one learns in one lesson of seconds
     gan, dataset, _ = setup(folder, tmp_path)
 
-    def teach():
+    def teach(**how):
         before, lessons = [p.clone() for p in gan.generator.layout.parameters()], []
-        reader.fit_reader(gan.generator, dataset, progress=lambda done, total: lessons.append(done))
+        reader.fit_reader(gan.generator, dataset, progress=lambda done, total: lessons.append(done), **how)
         return lessons, any(not torch.equal(p, q) for p, q in zip(before, gan.generator.layout.parameters()))
 
     lessons, moved = teach()
     assert lessons and moved
     assert teach() == ([], False)
+    monkeypatch.setattr(reader, "ROUNDS", 1)
+    lessons, moved = teach(anyway=True)
+    assert lessons and moved
 
 
 def test_keywords_find_what_they_may_mean(folder, tmp_path):

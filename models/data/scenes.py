@@ -19,6 +19,8 @@ from .sentences import CHINESE, ENGLISH, WHITE, Box, is_chinese, say
 MAX_THINGS = 3
 HELD_OUT = 0.05  # share of all pairs of things that never meet in a scene to train on
 STYLED = 0.25  # share of the scenes that name a style
+COMMON = 0.5  # and that are of common things: of the tenth with the shortest names
+FEWEST = 10  # names to compose of
 
 
 class Thing(NamedTuple):
@@ -48,10 +50,11 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
         for name in example.captions:
             known = names[is_chinese(name)].setdefault(name, {})
             known.update({example.style: text for text in example.styled if text.startswith(name) and example.style})
-    languages = [language for language in names if len(names[language]) >= 10]
+    languages = [language for language in names if len(names[language]) >= FEWEST]
     if not languages:
         raise ValueError("Scenes need ten things or more, each with a short English or Chinese name as its caption.")
     ordered = {language: sorted(names[language]) for language in languages}
+    common = {language: sorted(own, key=len)[: max(len(own) // 10, FEWEST)] for language, own in ordered.items()}
     kinds = {language: (CHINESE if language else ENGLISH).kinds for language in languages}
     scenes: dict[str, Scene] = {}
     for attempt in range(50 * count):
@@ -60,7 +63,8 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
         chinese = languages[attempt % len(languages)]
         weights = [kind.weight if not held_out or len(kind.places) == 2 else 0 for kind in kinds[chinese]]
         _, places, sentences = pick.choices(kinds[chinese], weights)[0]
-        things = pick.sample(ordered[chinese], 1 + max(place for place, _ in places))
+        known = (common if pick.random() < COMMON else ordered)[chinese]
+        things = pick.sample(known, 1 + max(place for place, _ in places))
         apart = [is_held_out(a, b) for i, a in enumerate(things) for b in things[:i]]
         if any(apart) != held_out or (held_out and len(things) < 2):
             continue

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+TERSE = 0.3  # share of the sentences that are as short as can be: no article, and nothing of what follows
 ADJECTIVE = 0.12  # share of the things that have an adjective; it says nothing of what they are
 BARE = 0.3  # of the sentences that leave out articles,
 PLACED = 0.3  # that name what is behind the things: a colour, or a place that has one,
@@ -103,7 +104,7 @@ ENGLISH = Language(
     kinds=(
         Kind(6, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}", "{0} icon",
                           "an icon of {0}", "{0} emoji", "an emoji of {0}", "there is {0}")),
-        Kind(8, _SIDE_BY_SIDE, ("{0} and {1}", "{0} and {1}", "{0}, {1}", "{0}, {1}", "{0},{1}", "{0} with {1}", "{0} & {1}",
+        Kind(8, _SIDE_BY_SIDE, (*3 * ("{0} and {1}",), *3 * ("{0}, {1}",), "{0},{1}", "{0} with {1}", "{0} & {1}",
                                 "{0} + {1}", "{0} next to {1}", "{0} beside {1}", "{0} near {1}", "{0} by {1}",
                                 "a picture with {0} and {1}", "a picture of {0} and {1}", "{0} and {1} side by side",
                                 "{0} together with {1}", "{0} sitting next to {1}", "{0} standing beside {1}",
@@ -116,12 +117,14 @@ ENGLISH = Language(
                          "{0} sitting on {1}", "{0} behind {1}", "{0} flying over {1}")),
         Kind(4, _BELOW, ("{0} below {1}", "{0} under {1}", "{0} beneath {1}", "{0} in front of {1}", "{0} wearing {1}")),
         Kind(2, _TWICE, ("two {0s}", "a pair of {0s}", "a picture of two {0s}", "2 {0s}")),
-        Kind(2, _THRICE, ("three {0s}", "a picture of three {0s}", "3 {0s}")),
+        Kind(2, _THRICE, ("three {0s}", "a picture of three {0s}", "3 {0s}", "many {0s}", "some {0s}", "several {0s}",
+                           "four {0s}", "a few {0s}")),
         Kind(4, _THREE, ("{0}, {1} and {2}", "{0}, {1}, {2}", "{0},{1},{2}", "{0} and {1} above {2}", "{0}, {1}, and {2}",
                          "a picture with {0}, {1} and {2}", "{0} and {1} and {2}", "{0} + {1} + {2}", "{0} & {1} & {2}")),
         Kind(2, _TWO_ABOVE, ("two {0s} above {1}", "two {0s} over {1}", "two {0s} and {1}", "two {0s} with {1}", "two {0s}, {1}")),
         Kind(2, _TWO_BELOW, ("two {0s} below {1}", "two {0s} under {1}", "two {0s} in front of {1}")),
-        Kind(2, _ABOVE_TWO, ("{0} above two {1s}", "{0} and two {1s}", "{0} with two {1s}", "{0}, two {1s}")),
+        Kind(2, _ABOVE_TWO, ("{0} above two {1s}", "{0} and two {1s}", "{0} with two {1s}", "{0}, two {1s}", "{0} with {1s}",
+                              "{0} and {1s}", "{0} between two {1s}", "{0} above {1s}")),
         Kind(1, _BETWEEN, ("{0} between {1} and {2}", "{0} above {1} and {2}", "{0} over {1} and {2}")),
     ),
     one=_english_one,
@@ -163,7 +166,7 @@ ENGLISH = Language(
 CHINESE = Language(
     kinds=(
         Kind(6, _SINGLE, ("{0}", "{0}", "一张{0}的图像", "一张包含{0}的图像", "一幅{0}的图画", "一张{0}的照片", "{0}图标", "{0}的图片", "这是{0}")),
-        Kind(8, _SIDE_BY_SIDE, ("{0}和{1}", "{0}和{1}", "{0}与{1}", "{0}跟{1}", "{0}，{1}", "{0}，{1}", "{0}、{1}", "{0}, {1}", "{0} {1}",
+        Kind(8, _SIDE_BY_SIDE, (*4 * ("{0}和{1}",), *3 * ("{0}，{1}",), *2 * ("{0}、{1}",), "{0}与{1}", "{0}跟{1}", "{0}, {1}", "{0} {1}",
                                 "{0}+{1}", "一张包含{0}和{1}的图像", "{0}在{1}旁边", "一张{0}和{1}的图片", "{0}坐在{1}旁边",
                                 "{0}以及{1}", "有{0}和{1}", "{0}和{1}在一起", "{0}拿着{1}")),
         Kind(3, _SIDE_BY_SIDE, ("{0}在{1}的左边", "{0}在{1}左侧", "左边是{0}，右边是{1}", "{0}在左边，{1}在右边")),
@@ -171,7 +174,7 @@ CHINESE = Language(
         Kind(4, _ABOVE, ("{0}在{1}的上面", "{0}在{1}上方", "上面是{0}，下面是{1}", "{0}坐在{1}上", "{0}在{1}后面")),
         Kind(4, _BELOW, ("{0}在{1}的下面", "{0}在{1}下方", "下面是{0}，上面是{1}", "{0}在{1}前面", "{0}戴着{1}")),
         Kind(2, _TWICE, ("两个{0s}", "两只{0s}", "2个{0s}", "一张包含两个{0s}的图像")),
-        Kind(2, _THRICE, ("三个{0s}", "三只{0s}", "3个{0s}", "一张包含三个{0s}的图像")),
+        Kind(2, _THRICE, ("三个{0s}", "三只{0s}", "3个{0s}", "一张包含三个{0s}的图像", "很多{0s}", "几个{0s}", "四个{0s}", "许多{0s}")),
         Kind(4, _THREE, ("{0}、{1}和{2}", "{0}，{1}，{2}", "{0}、{1}、{2}", "{0}和{1}和{2}", "一张包含{0}、{1}和{2}的图像")),
         Kind(2, _TWO_ABOVE, ("两个{0s}在{1}上面", "两个{0s}和{1}", "两只{0s}和{1}")),
         Kind(2, _TWO_BELOW, ("两个{0s}在{1}下面", "两只{0s}在{1}前面")),
@@ -228,9 +231,10 @@ def say(sentence: str, things: list[str], manner: str, others: list[str], pick: 
     A description may mention one of `others`, which is not there. None where a thing has no plural that a rule finds.
     """
     language = CHINESE if is_chinese(things[0]) else ENGLISH
-    text = _named(sentence, things, language, pick)
-    if text is None:
-        return None
+    terse = pick.random() < TERSE
+    text = _named(sentence, things, language, pick, terse)
+    if text is None or terse:
+        return None if text is None else Said(text + manner, WHITE)
     background = WHITE
     if placed := pick.random() < PLACED:
         if pick.random() < 0.5:
@@ -256,16 +260,16 @@ def say(sentence: str, things: list[str], manner: str, others: list[str], pick: 
     return Said(text, background)
 
 
-def _named(sentence: str, things: list[str], language: Language, pick: random.Random) -> str | None:
+def _named(sentence: str, things: list[str], language: Language, pick: random.Random, terse: bool) -> str | None:
     """The sentence about the things; None where one of them has no plural that a rule finds."""
-    bare = pick.random() < BARE
+    bare = terse or pick.random() < BARE
     for i, thing in enumerate(things):
         if f"{{{i}s}}" in sentence:
             plural = language.many(thing)
             if plural is None:
                 return None
             sentence = sentence.replace(f"{{{i}s}}", plural)
-        named = f"{pick.choice(language.adjectives)}{language.space}{thing}" if pick.random() < ADJECTIVE else thing
+        named = f"{pick.choice(language.adjectives)}{language.space}{thing}" if not terse and pick.random() < ADJECTIVE else thing
         sentence = sentence.replace(f"{{{i}}}", named if bare else language.one(named, pick))
     return sentence
 

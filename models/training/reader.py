@@ -17,7 +17,7 @@ NOISE = 0.5  # of the deviation of a caption's vector, so that what was not said
 BATCH = 64
 ROUNDS = 6  # times that every scene is read: on one CPU core some minutes for ten thousand
 TRIALS = 8  # batches that show whether a reader needs lessons at all:
-UNDERSTOOD = 0.25  # not where its loss is below this
+UNDERSTOOD = 0.25  # not where its loss is below this, unless it is asked for nothing else
 LEARNING_RATE = 1e-3
 RIDGE = 0.01  # of the variance of a token's state
 MEANING = 0.5  # weight of finding a thing's concepts in memory, beside the error of its pooled vector
@@ -65,9 +65,10 @@ def fit_reader(
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    anyway: bool = False,
 ) -> None:
-    """Fit `generator.layout` to the scenes of `dataset`, and to as many captions of single pictures. `progress` is told how
-    many sentences are read, of how many.
+    """Fit `generator.layout` to the scenes of `dataset`, and to as many captions of single pictures: `anyway`, or only where it
+    does not understand them. `progress` is told how many sentences are read, of how many.
 
     Of every thing it learns the pooled vector that the language model gives to the caption of that thing alone, so that the
     rest of the generator reads each thing of a scene as it reads a prompt of one. The memory must have its keys.
@@ -91,7 +92,7 @@ def fit_reader(
 
     reader.eval()
     with torch.no_grad():
-        if sum(lesson().item() for _ in range(TRIALS)) < TRIALS * UNDERSTOOD:
+        if not anyway and sum(lesson().item() for _ in range(TRIALS)) < TRIALS * UNDERSTOOD:
             return
     _begin(reader, dataset, [row.caption for row in singles])
     optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, (0.9, 0.98), weight_decay=0.01)
