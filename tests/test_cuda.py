@@ -27,7 +27,7 @@ def here():
     return gan, condition, gan.generate(condition, gan.sample_z(0, 2))[0]
 
 
-@pytest.mark.parametrize("dtype, bound", [(torch.float32, 0.5 / 255), (torch.float16, 2.5 / 255)])
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 0.5 / 255), (torch.float16, 2 / 255)])
 @pytest.mark.parametrize("transparent", [False, True])
 def test_pictures_are_the_cpus(here, dtype, bound, transparent):
     gan, condition, _ = here

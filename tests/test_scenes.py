@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llm_gan.models.checkpoint import load_gan, save_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import Example, read_folder, read_pictures
 from llm_gan.models.data.scenes import Scene, Thing, compose, is_held_out, paste
@@ -19,6 +19,7 @@ from llm_gan.models.evaluation.compositions import crops, judge_scenes, pictures
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.pictures import on_white
+from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.layout import Layout
 from llm_gan.models.training import reader
 from llm_gan.models.training.dataset import build_dataset, stack_layouts
@@ -245,6 +246,23 @@ def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
         layout = gan.generator.layout(*dataset.condition(names)).layout()
     assert layout.there.sum(1).tolist() == [1] * len(names) and (layout.background == 1).all()
     assert (layout.pooled[:, 0] - dataset.pooled[names]).abs().mean() < 0.15
+
+
+TYPED = {  # a prompt, how many things it names, and whether on a colour
+    "cat": (1, False), "cat, dog": (2, False), "CAT AND DOG": (2, False), "cat + dog": (2, False), "dog, cat, bird": (3, False),
+    "2 cats": (2, False), "a dog wearing a hat": (2, False), "please draw a rocket": (1, False),
+    "masterpiece, best quality, 1 cat, highly detailed": (1, False), "a cute little cat and a big dog": (2, False),
+    "a rocket flying in the sky": (1, True), "a cat. A cat with a red tail sits on green grass.": (1, True),
+    "猫": (1, False), "猫和狗": (2, False), "猫，狗": (2, False), "猫、狗、鸟": (3, False), "请画一张猫和狗的图片": (2, False),
+    "一张包含猫和狗的图像": (2, False), "一只猫在草地上": (1, True), "猫。一只橙色的猫坐在绿色的草地上。": (1, True),
+}  # fmt: skip
+
+
+def test_the_bundled_model_reads_what_people_type():
+    gan = load_gan(DEFAULT_GAN)
+    layout = gan.read(LanguageModel.load("gemma-3-270m").encode(list(TYPED), gan.recipe)).layout
+    things, coloured = layout.there.sum(1).tolist(), (layout.background < 0.95).any(1).tolist()
+    assert dict(zip(TYPED, zip(things, coloured))) == TYPED
 
 
 def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeypatch):
