@@ -213,7 +213,7 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
 
 
 def as_it_runs(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor `name` of a GAN as one computes with it whose convolutions are to run in `dtype`."""
+    """The tensor `name` of a GAN whose convolutions run in `dtype`, as it is computed with."""
     on_pixels = name.startswith(ON_PIXELS) and ".style." not in name
     convolves = name.startswith("generator.") and name.endswith("weight") and tensor.ndim == 4
     # As the activations are, or small convolutions would turn them round for every picture.

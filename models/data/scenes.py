@@ -63,8 +63,8 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
         chinese = languages[attempt % len(languages)]
         weights = [kind.weight if not held_out or len(kind.places) == 2 else 0 for kind in kinds[chinese]]
         _, places, sentences = pick.choices(kinds[chinese], weights)[0]
-        known = (common if pick.random() < COMMON else ordered)[chinese]
-        things = pick.sample(known, 1 + max(place for place, _ in places))
+        among = common if pick.random() < COMMON else ordered
+        things = pick.sample(among[chinese], 1 + max(place for place, _ in places))
         apart = [is_held_out(a, b) for i, a in enumerate(things) for b in things[:i]]
         if any(apart) != held_out or (held_out and len(things) < 2):
             continue

@@ -233,8 +233,10 @@ def say(sentence: str, things: list[str], manner: str, others: list[str], pick: 
     language = CHINESE if is_chinese(things[0]) else ENGLISH
     terse = pick.random() < TERSE
     text = _named(sentence, things, language, pick, terse)
-    if text is None or terse:
-        return None if text is None else Said(text + manner, WHITE)
+    if text is None:
+        return None
+    if terse:
+        return Said(text + manner, WHITE)
     background = WHITE
     if placed := pick.random() < PLACED:
         if pick.random() < 0.5:
