@@ -17,6 +17,8 @@ from llm_gan.models.language.catalogue import default_home
 
 PACK = Path(__file__).absolute().parent.parent
 BUNDLED = "icons (bundled)"
+# A quarter of a grey level: batches round differently, which shows where the prompt may mean two things and z lies between them.
+ROUNDED = 1e-3
 
 # As saved workflows know the nodes: the name, then id and type of each input, and name and type of each output.
 # Values in a saved workflow are positional: widgets may be appended here, and never moved or removed.
@@ -338,7 +340,7 @@ def test_the_seed_decides_the_picture(draw, encode):
     conditioning = encode("a dog")
     four = draw(conditioning, seed=7, batch_size=4)[0]
     assert torch.equal(four, draw(conditioning, seed=7, batch_size=4)[0])
-    assert torch.allclose(four[:1], draw(conditioning, seed=7, batch_size=1)[0], atol=1e-5)
+    assert (four[:1] - draw(conditioning, seed=7, batch_size=1)[0]).abs().max() <= ROUNDED
     assert not torch.allclose(four, draw(conditioning, seed=8, batch_size=4)[0], atol=1e-3)
     assert not torch.allclose(four[:1], four[1:2], atol=1e-3)
     assert not torch.allclose(four, draw(encode("pizza"), seed=7, batch_size=4)[0], atol=1e-3)
@@ -374,7 +376,7 @@ def test_scores_follow_the_order_of_several_prompts(pack, gan, draw, encode):
 def test_a_latent_is_drawn_again(draw, encode):
     images, latent = draw(encode(["a dog", "pizza"]), seed=3, batch_size=2)
     dogs, again = draw(encode("a dog"), seed=99, batch_size=9, latent=latent)
-    assert torch.allclose(dogs, images[:2], atol=1e-4)
+    assert (dogs - images[:2]).abs().max() <= ROUNDED
     assert torch.equal(again["z"], latent["z"][:2])
 
 
@@ -576,7 +578,7 @@ def test_out_of_memory_is_tried_again_in_smaller_parts(gan, draw, encode, monkey
         return original(code, text)
 
     monkeypatch.setattr(gan.network.generator, "synthesize", small_memory)
-    assert torch.allclose(draw(conditioning, batch_size=7)[0], expected, atol=1e-4)
+    assert (draw(conditioning, batch_size=7)[0] - expected).abs().max() <= ROUNDED
     assert sizes[0] == 7 and sum(size for size in sizes if size <= limit) == 7
     limit = 0
     with pytest.raises(torch.cuda.OutOfMemoryError):
