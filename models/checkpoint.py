@@ -125,6 +125,17 @@ def save_gan(
     return path
 
 
+def note_metrics(path: Path, metrics: dict[str, float]) -> None:
+    """Write `metrics` into the card of the checkpoint `path`; all else in it stays as it is. ValueError, FileNotFoundError or
+    OSError, in one sentence, where that cannot be."""
+    metadata = read_metadata(path)
+    card = asdict(_card(metadata, path)) | {"metrics": metrics}
+    with safe_open(path, "pt") as file:
+        # Copies: some systems replace no file of which a part is still in use.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    save_tensors(tensors, path, metadata | {"card": json.dumps(card, ensure_ascii=False)})
+
+
 def save_encoder(gan: GAN, path: Path, dtype: torch.dtype = torch.float16) -> Path:
     """Write the encoder of `gan` beside the checkpoint `path` of the same GAN; returns where."""
     place = encoder_path(path)
@@ -356,4 +367,7 @@ def _check_discriminator(config: DiscriminatorConfig, generator: GeneratorConfig
 def _card(metadata: dict[str, str], path: Path) -> Card:
     values = _object(metadata.get("card", "{}"), "card", path)
     known = {f.name: type(getattr(Card(), f.name)) for f in fields(Card)}
-    return Card(**{k: v for k, v in values.items() if k in known and isinstance(v, known[k])})
+    card = Card(**{k: v for k, v in values.items() if k in known and isinstance(v, known[k])})
+    card.licenses, card.prompts = ([text for text in texts if isinstance(text, str)] for texts in (card.licenses, card.prompts))
+    card.metrics = {name: value for name, value in card.metrics.items() if isinstance(value, (int, float))}
+    return card

@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="folder for the report and its cache (FILE-evaluation)")
     evaluate.add_argument("--captions", type=int, default=200, help="captions of each kind to draw (200)")
     evaluate.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures (0)")
+    evaluate.add_argument("--note", action="store_true", help="write the figures into FILE too, for whoever loads it")
     add_models(evaluate, gan=False)
 
     compress = command("compress", _compress, "Make a GAN smaller: int8 weights, or a student with fewer channels.")
@@ -566,7 +567,9 @@ def _stop_between_steps(progress):
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from .checkpoint import note_metrics
     from .evaluation.evaluate import evaluate, open_folder
+    from .evaluation.report import in_short
     from .language.model import LanguageModel
 
     out = options.out or options.gan.with_name(f"{options.gan.stem}-evaluation")
@@ -575,9 +578,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     gan = _load_gan(options, device)
     model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
     with _bar("captions and pictures") as bar:
-        evaluate(
+        result = evaluate(
             gan, model, examples, out, data=options.data.resolve().name, seed=options.seed, captions=options.captions, progress=bar
         )
+    if options.note:
+        note_metrics(options.gan, in_short(result))
     print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_gan.models.checkpoint import LATER, load_gan, preview, read_metadata, save_gan
+from llm_gan.models.checkpoint import LATER, load_card, load_gan, note_metrics, preview, read_metadata, save_gan
 
 from test_gan import SMALL, condition, small_gan
 
@@ -28,6 +28,24 @@ def test_round_trip(saved):
     images = torch.rand(2, 32, 32, 3)
     assert torch.allclose(before.score(images, condition(2)).total, after.score(images, condition(2)).total, atol=1e-5)
     assert after.recipe == before.recipe and preview(read_metadata(saved)) == b"\x89PNG\r\n"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+def test_figures_are_noted_and_nothing_else_changes(tmp_path, dtype):
+    path = save_gan(small_gan(), tmp_path / "gan.safetensors", dtype, preview=b"\x89PNG\r\n")
+    before, metadata, (card, recipe, _) = load_file(path), read_metadata(path), load_card(path)
+    note_metrics(path, {"KID": 0.155})
+    after, noted = load_file(path), load_card(path)
+    assert noted[0] == replace(card, metrics={"KID": 0.155}) and noted[1] == recipe
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert {**read_metadata(path), "card": ""} == {**metadata, "card": ""}
+
+
+def test_a_card_may_say_anything(saved):
+    card = {"name": 3, "metrics": {"KID": "low", "R@1": 0.5}, "prompts": ["a cat", 1, None], "licenses": [{}, "MIT"], "more": []}
+    save_file(load_file(saved), saved, {**read_metadata(saved), "card": json.dumps(card)})
+    card = load_card(saved)[0]
+    assert (card.name, card.metrics, card.prompts, card.licenses) == ("untitled", {"R@1": 0.5}, ["a cat"], ["MIT"])
 
 
 def test_without_discriminator(tmp_path):

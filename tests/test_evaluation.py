@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llm_gan.models.checkpoint import save_gan
+from llm_gan.models.checkpoint import load_card, save_gan
 from llm_gan.models.cli import main
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import Example
@@ -396,4 +396,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     path = save_gan(small_gan(), tmp_path / "a.safetensors")
     assert main(["evaluate", str(path), "--data", str(squares(tmp_path / "data")), "--captions", "6"]) == 0
     assert "evaluation.md" in capsys.readouterr().out
-    assert json.loads((tmp_path / "a-evaluation" / "evaluation.json").read_text())["settings"]["data"] == "data"
+    report = tmp_path / "a-evaluation" / "evaluation.json"
+    assert json.loads(report.read_text())["settings"]["data"] == "data" and load_card(path)[0].metrics == {}
+    assert main(["evaluate", str(path), "--data", str(tmp_path / "data"), "--captions", "6", "--note"]) == 0
+    figures, noted = json.loads(report.read_text()), load_card(path)[0].metrics
+    assert noted["KID"] == pytest.approx(figures["distribution"]["generated"]["kid"][0], abs=1e-3)
+    assert "R@1, captions naming a style (Latin)" in noted and not any("held-out" in name for name in noted)

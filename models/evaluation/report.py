@@ -71,6 +71,19 @@ def write_report(
     (out / "evaluation.md").write_text(_markdown(_rounded(result), sheets), encoding="utf-8")
 
 
+def in_short(result: dict) -> dict[str, float]:
+    """The figures of an evaluation that tell most of a model, by what they are called."""
+    figures = {}
+    if result["distribution"]:
+        figures["KID"] = result["distribution"]["generated"]["kid"][0]
+    for row in result["alignment"]:
+        share = next((name for name in ("r@1", "r_precision") if name in row["generated"]), None)
+        of, _, kind = row["captions"].partition(", ")
+        if share is not None and of == "training":
+            figures[f"{share.replace('r', 'R', 1).replace('_', '-')}, {kind} ({row['script']})"] = row["generated"][share]
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
 def _fill(pictures: Tensor, count: int) -> list[Tensor]:
     """The pictures, and white ones behind them up to `count`."""
     return [*pictures, *([torch.full_like(pictures[0], 255)] * (count - len(pictures)))]
