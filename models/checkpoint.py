@@ -129,7 +129,7 @@ def note_metrics(path: Path, metrics: dict[str, float]) -> None:
     """Write `metrics` into the card of the checkpoint `path`; all else in it stays as it is. ValueError, FileNotFoundError or
     OSError, in one sentence, where that cannot be."""
     metadata = read_metadata(path)
-    card = asdict(_card(metadata, path)) | {"metrics": metrics}
+    card = _object(metadata.get("card", "{}"), "card", path) | {"metrics": metrics}
     with safe_open(path, "pt") as file:
         # Copies: some systems replace no file of which a part is still in use.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}

@@ -18,9 +18,9 @@ from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.evaluation.compositions import crops, judge_scenes, pictures_of, read_right, real_scenes
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
-from llm_gan.models.pictures import on_white
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.layout import Layout
+from llm_gan.models.pictures import on_white
 from llm_gan.models.training import reader
 from llm_gan.models.training.dataset import build_dataset, stack_layouts
 from llm_gan.models.training.trainer import Trainer, TrainingConfig

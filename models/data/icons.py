@@ -28,6 +28,8 @@ from typing import Callable, Iterable, NamedTuple
 
 from PIL import Image, ImageOps
 
+from .sentences import is_chinese
+
 
 @dataclass(frozen=True)
 class Style:
@@ -212,10 +214,6 @@ def captions_of(entries: list[dict], keywords: int) -> dict[str, list[str]]:
     return captions
 
 
-def has_chinese(text: str) -> bool:
-    return any("\u4e00" <= character <= "\u9fff" for character in text)
-
-
 def load_concepts(path: Path) -> list[Concept]:
     """The concepts and their captions without style, from the `emojibase-data` tarball."""
     english, chinese, messages = read_json(path, "en/data.json", "zh/data.json", "en/messages.json")
@@ -223,7 +221,7 @@ def load_concepts(path: Path) -> list[Concept]:
     codes = {normalise_code(entry["hexcode"]) for entry in entries}
     en = captions_of(entries, 4)
     zh = captions_of([entry for entry in chinese
-                      if normalise_code(entry["hexcode"]) in codes and has_chinese(entry["label"])], 2)
+                      if normalise_code(entry["hexcode"]) in codes and is_chinese(entry["label"])], 2)
     concepts, slugs = [], set()
     for entry in entries:
         code, name = normalise_code(entry["hexcode"]), entry["label"].lower()

@@ -45,24 +45,24 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
     same for the same examples and seed. Raises ValueError where there are fewer than ten things with names to compose.
     """
     pick = random.Random(seed)
-    names: dict[bool, dict[str, dict[str, str]]] = {False: {}, True: {}}  # by language: name -> style -> styled caption
+    names: dict[bool, dict[str, dict[str, str]]] = {False: {}, True: {}}  # whether Chinese -> name -> style -> styled caption
     for example in examples:
         for name in example.captions:
             known = names[is_chinese(name)].setdefault(name, {})
             known.update({example.style: text for text in example.styled if text.startswith(name) and example.style})
-    languages = [language for language in names if len(names[language]) >= FEWEST]
+    languages = [chinese for chinese in names if len(names[chinese]) >= FEWEST]
     if not languages:
         raise ValueError("Scenes need ten things or more, each with a short English or Chinese name as its caption.")
-    ordered = {language: sorted(names[language]) for language in languages}
-    common = {language: sorted(own, key=len)[: max(len(own) // 10, FEWEST)] for language, own in ordered.items()}
-    kinds = {language: (CHINESE if language else ENGLISH).kinds for language in languages}
+    ordered = {chinese: sorted(names[chinese]) for chinese in languages}
+    common = {chinese: sorted(own, key=len)[: max(len(own) // 10, FEWEST)] for chinese, own in ordered.items()}
     scenes: dict[str, Scene] = {}
     for attempt in range(50 * count):
         if len(scenes) == count:
             break
         chinese = languages[attempt % len(languages)]
-        weights = [kind.weight if not held_out or len(kind.places) == 2 else 0 for kind in kinds[chinese]]
-        _, places, sentences = pick.choices(kinds[chinese], weights)[0]
+        language = CHINESE if chinese else ENGLISH
+        weights = [kind.weight if not held_out or len(kind.places) == 2 else 0 for kind in language.kinds]
+        _, places, sentences = pick.choices(language.kinds, weights)[0]
         among = common if pick.random() < COMMON else ordered
         things = pick.sample(among[chinese], 1 + max(place for place, _ in places))
         apart = [is_held_out(a, b) for i, a in enumerate(things) for b in things[:i]]
@@ -74,7 +74,7 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
             style = pick.choice(styles)
             captions = [names[chinese][thing][style] for thing in things]
             manner = captions[0].removeprefix(things[0])
-        said = say(pick.choice(sentences), things, manner, ordered[chinese], pick)
+        said = say(language, pick.choice(sentences), things, manner, ordered[chinese], pick)
         if said is not None:
             scenes[said.text] = Scene(said.text, tuple(Thing(captions[i], box) for i, box in places), said.background)
     return list(scenes.values())

@@ -57,7 +57,8 @@ class Language(NamedTuple):
     one: Callable[[str, random.Random], str]  # a thing as it stands in a sentence
     many: Callable[[str], str | None]  # its plural, None where no rule finds it
     adjectives: tuple[str, ...]
-    coloured: tuple[str, ...]  # {colour} is one of COLOURS
+    colours: dict[str, tuple[int, int, int]]
+    coloured: tuple[str, ...]  # {colour} is one of them
     grounds: dict[tuple[str, ...], tuple[int, int, int]]  # places, and the colour of each
     elsewhere: tuple[str, ...]  # places that have none
     standing: tuple[str, ...]  # how a place is said of the things
@@ -72,6 +73,8 @@ class Language(NamedTuple):
     comma: str
     space: str
     stops: tuple[str, ...]  # between what is asked for and its description
+    whole: Callable[[str], str]  # a description as a sentence of its own
+    spelt: Callable[[str, random.Random], str]  # in capitals, or with a full stop
 
 
 def _english_one(name: str, pick: random.Random) -> str:
@@ -90,6 +93,14 @@ def _plural(name: str) -> str | None:
     if name.endswith(("ch", "sh", "x", "z")):
         return f"{name}es"
     return f"{name[:-1]}ies" if name.endswith("y") and name[-2] not in "aeiou" else f"{name}s"
+
+
+def _english_spelt(text: str, pick: random.Random) -> str:
+    return pick.choice((str.capitalize, str.upper, str.title, lambda x: f"{x}.", _english_whole))(text)
+
+
+def _english_whole(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 _SINGLE, _SIDE_BY_SIDE, _EXCHANGED = ((0, WHOLE),), ((0, LEFT), (1, RIGHT)), ((0, RIGHT), (1, LEFT))
@@ -131,6 +142,7 @@ ENGLISH = Language(
     many=_plural,
     adjectives=("cute", "little", "small", "big", "large", "tiny", "huge", "happy", "funny", "lovely", "beautiful", "old", "young",
                 "pretty", "sleepy", "shiny", "cute little", "very big", "simple", "single", "nice", "round"),
+    colours={english: rgb for (english, _), rgb in COLOURS.items()},
     coloured=("{} on a {colour} background", "{} on {colour} background", "{}, {colour} background", "{} with a {colour} background"),
     grounds={
         ("on the grass", "on green grass", "in the grass", "in a green field", "on a meadow"): (150, 205, 110),
@@ -162,6 +174,8 @@ ENGLISH = Language(
     comma=", ",
     space=" ",
     stops=(". ",),
+    whole=_english_whole,
+    spelt=_english_spelt,
 )  # fmt: skip
 CHINESE = Language(
     kinds=(
@@ -184,6 +198,7 @@ CHINESE = Language(
     one=_chinese_one,
     many=lambda name: name,
     adjectives=("可爱的", "小", "大", "漂亮的", "美丽的", "老", "胖胖的", "有趣的", "圆圆的", "快乐的", "小小的", "巨大的"),
+    colours={chinese: rgb for (_, chinese), rgb in COLOURS.items()},
     coloured=("{}，{colour}背景", "{colour}背景上的{}", "{}在{colour}背景上"),
     grounds={
         ("在草地上", "在绿色的草地上", "在草坪上", "在田野里"): (150, 205, 110),
@@ -210,6 +225,8 @@ CHINESE = Language(
     comma="，",
     space="",
     stops=("。", ". "),
+    whole=lambda text: text,
+    spelt=lambda text, pick: f"{text}。",
 )  # fmt: skip
 
 
@@ -225,12 +242,13 @@ class Said(NamedTuple):
     background: tuple[int, int, int]
 
 
-def say(sentence: str, things: list[str], manner: str, others: list[str], pick: random.Random) -> Said | None:
+def say(
+    language: Language, sentence: str, things: list[str], manner: str, others: list[str], pick: random.Random
+) -> Said | None:
     """`sentence` of a kind, about `things`, drawn in a `manner` ("", or what a caption adds to a name), as somebody might put it.
 
     A description may mention one of `others`, which is not there. None where a thing has no plural that a rule finds.
     """
-    language = CHINESE if is_chinese(things[0]) else ENGLISH
     terse = pick.random() < TERSE
     text = _named(sentence, things, language, pick, terse)
     if text is None:
@@ -240,7 +258,7 @@ def say(sentence: str, things: list[str], manner: str, others: list[str], pick: 
     background = WHITE
     if placed := pick.random() < PLACED:
         if pick.random() < 0.5:
-            name, background = _colour(language, pick)
+            name, background = pick.choice(list(language.colours.items()))
             text = pick.choice(language.coloured).replace("{colour}", name).replace("{}", text)
         else:
             place, background = _ground(language, pick)
@@ -257,8 +275,7 @@ def say(sentence: str, things: list[str], manner: str, others: list[str], pick: 
         text += pick.choice(language.stops) + sentence
         background = background if placed else behind
     if pick.random() < SPELT:
-        ways = (str.capitalize, str.upper, str.title, lambda x: f"{x}.", lambda x: f"{x[:1].upper()}{x[1:]}.")
-        text = f"{text}。" if language is CHINESE else pick.choice(ways)(text)
+        text = language.spelt(text, pick)
     return Said(text, background)
 
 
@@ -286,20 +303,15 @@ def _described(things: list[str], language: Language, other: str, placing: bool,
             if kind < 0.3:
                 place, background = _ground(language, pick)
             else:
-                name, background = _colour(language, pick)
+                name, background = pick.choice(list(language.colours.items()))
                 place = language.on.replace("{colour}", name).replace("{surface}", pick.choice(language.surfaces))
         sentence = sentence.replace("{place}", place)
     for blank, words in (("part", language.parts), ("adjective", language.adjectives), ("verb", language.verbs)):
         sentence = re.sub(f"{{{blank}}}", lambda _: pick.choice(words), sentence)
     for blank in ("colour", "hue"):
-        sentence = sentence.replace(f"{{{blank}}}", _colour(language, pick)[0])
+        sentence = sentence.replace(f"{{{blank}}}", pick.choice(list(language.colours)))
     sentence = sentence.replace("{other}", other).replace("{things}", named)
-    return Said(sentence if language is CHINESE else f"{sentence[0].upper()}{sentence[1:]}.", background)
-
-
-def _colour(language: Language, pick: random.Random) -> tuple[str, tuple[int, int, int]]:
-    names, colour = pick.choice(list(COLOURS.items()))
-    return names[language is CHINESE], colour
+    return Said(language.whole(sentence), background)
 
 
 def _ground(language: Language, pick: random.Random) -> tuple[str, tuple[int, int, int]]:

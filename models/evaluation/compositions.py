@@ -10,7 +10,6 @@ from ..layout import Layout
 from .metrics import concept_ranks
 from .questions import script_of
 
-
 NEAR = 0.125  # of the canvas: a thing's centre so far from where it should be still stands in its place
 SAME = 0.2  # in -1..1: a background whose channels differ so much still has the colour that was named
 

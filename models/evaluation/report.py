@@ -77,10 +77,11 @@ def in_short(result: dict) -> dict[str, float]:
     if result["distribution"]:
         figures["KID"] = result["distribution"]["generated"]["kid"][0]
     for row in result["alignment"]:
-        share = next((name for name in ("r@1", "r_precision") if name in row["generated"]), None)
-        of, _, kind = row["captions"].partition(", ")
-        if share is not None and of == "training":
-            figures[f"{share.replace('r', 'R', 1).replace('_', '-')}, {kind} ({row['script']})"] = row["generated"][share]
+        of, _, kind = _title(row).partition(", ")
+        for figure, label in (("r@1", "R@1"), ("r_precision", "R-precision")):
+            if of == "training" and figure in row["generated"]:
+                figures[f"{label}, {kind}"] = row["generated"][figure]
+                break  # the second says little beside the first
     return {name: round(value, 3) for name, value in figures.items()}
 
 
@@ -160,16 +161,19 @@ def _distribution(figures: dict | None) -> str:
     return _table(["", *(COLUMNS[name] for name in columns)], rows)
 
 
+def _title(row: dict) -> str:
+    return f"{row['captions']} ({row['script']})" if row["script"] else row["captions"]
+
+
 def _alignment(rows: list[dict], concepts: int) -> str:
     def cells(row: dict, figure: str) -> list[str]:
         return [f"{row[kind][figure]:.3f}" if figure in row[kind] else NONE for kind in ("generated", "real", "shuffled")]
 
     table = []
     for row in rows:
-        title = f"{row['captions']} ({row['script']})" if row["script"] else row["captions"]
         counts = " / ".join(str(row[kind].get("n", row[kind].get("n_concept", 0))) for kind in ("generated", "real"))
         table.append(
-            [title, *(" / ".join(cells(row, f)) for f in ("r_precision", "r@1", "r@10", "any@10")), counts, row["real_pictures"]]
+            [_title(row), *(" / ".join(cells(row, f)) for f in ("r_precision", "r@1", "r@10", "any@10")), counts, row["real_pictures"]]
         )
     drawn = [row[kind]["distractors"] for row in rows for kind in ("generated", "real") if "distractors" in row[kind]]
     fewest = min(drawn, default=0)
