@@ -9,7 +9,8 @@ from llm_gan.models.checkpoint import DEFAULT_GAN, dequantise, load_gan, preview
 from llm_gan.models.condition import Condition
 from llm_gan.models.training import distill
 from llm_gan.models.training.losses import feature_distance
-from llm_gan.models.training.trainer import TrainingConfig, read_state, train
+from llm_gan.models.training.state import read_state
+from llm_gan.models.training.trainer import TrainingConfig, train
 
 from test_checkpoint import rewritten
 from test_gan import condition, small_gan

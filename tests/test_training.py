@@ -22,7 +22,8 @@ from llm_gan.models.training.dataset import build_dataset
 from llm_gan.models.training.encoder import EncoderTraining, draw_kinds, train_encoder, train_encoder_folder
 from llm_gan.models.training.log import RunLog
 from llm_gan.models.training.losses import contrast, finite_difference_penalty, hinge_discriminator, relativistic
-from llm_gan.models.training.trainer import Trainer, TrainingConfig, read_state, train
+from llm_gan.models.training.state import read_state
+from llm_gan.models.training.trainer import Trainer, TrainingConfig, train
 
 WIDTH, RESOLUTION = 24, 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220)}
@@ -393,6 +394,37 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
         trained("e", start=tmp_path / "d.safetensors")
 
 
+def test_what_fails_before_the_first_state_is_what_is_said(folder, tmp_path, monkeypatch):
+    from llm_gan.models.training import run
+
+    class Model(Reader):
+        width = WIDTH
+
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(run.LanguageModel, "load", lambda name, device: Model())
+    monkeypatch.setattr(run.EfficientNetLite, "pretrained", lambda: run.EfficientNetLite())
+    monkeypatch.setattr("llm_gan.models.training.trainer._save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.train_folder(folder, tmp_path / "a.safetensors", tmp_path / "a", resolution=16, settings={"images": 8})
+
+
+def test_scenes_cannot_be_learnt_by_a_gan_without_a_memory(folder, tmp_path, monkeypatch):
+    from llm_gan.models.training import run
+
+    class Model(Reader):
+        width = WIDTH
+
+    monkeypatch.setattr(run.LanguageModel, "load", lambda name, device: Model())
+    monkeypatch.setattr(run, "compose", lambda examples, count: [])
+    plain = GAN(GeneratorConfig(64, (16,) * 4, token_dim=WIDTH), DiscriminatorConfig(64), Model().recipe())
+    with pytest.raises(ValueError, match="no memory of concepts"):
+        run.train_folder(
+            folder, tmp_path / "a.safetensors", tmp_path / "a", resolution=64, settings={"scenes": 9}, start_from=plain
+        )
+
+
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(*setup(folder, tmp_path), TrainingConfig(), tmp_path / "run", resume=True)
@@ -472,3 +504,12 @@ def test_an_encoder_may_begin_with_that_of_another_gan(folder, tmp_path, monkeyp
     path = save_gan(setup(folder, tmp_path)[0], tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="none.safetensors has no encoder to start from"):
         train_encoder_folder(path, folder, tmp_path / "d", start_from=path)
+
+    def fail(self):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(encoder.EncoderTrainer, "step", fail)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        train_encoder_folder(tmp_path / "a.safetensors", folder, tmp_path / "e", images=16)
+    kept = load_gan(tmp_path / "a.safetensors").encoder.state_dict()
+    assert all(torch.equal(first[name], kept[name]) for name in first)

@@ -24,7 +24,7 @@ from ..gan import GAN, Card
 from ..generator import Generator, GeneratorConfig
 from ..language.model import LanguageModel
 from .dataset import Batch, Dataset, build_dataset
-from .run import check_out, frozen_features, publish, read_training
+from .run import check_out, frozen_features, publish, publish_saved, read_training
 from .trainer import TrainingConfig, train
 
 DRAWS = ("canvas.", "scales.", "to_opacity.")  # the parameters that depend on the channels, all the others are the teacher's
@@ -162,7 +162,7 @@ def distill_folder(
     try:
         trained = train(student, lessons, config, run, resume, device, save_every, progress=progress)
     except BaseException:
-        publish(load_gan(run / "model.safetensors"), dataset, out, dtype)
+        publish_saved(run, dataset, out, dtype)
         raise
     publish(trained, dataset, out, dtype)
     return trained

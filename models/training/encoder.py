@@ -6,7 +6,6 @@ the refiner restores them; both are brought nearer to the picture as it was, in 
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +26,10 @@ from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead, Batch, Dataset, build_dataset
 from .log import RunLog
+from .loop import learn
 from .losses import feature_distance
 from .run import read_training
-from .trainer import check_run, load_optimizer, optimizer_tensors, read_state, under
+from .state import check_run, load_optimizer, optimizer_tensors, read_state, under
 
 log = logging.getLogger(__name__)
 ALONE = 0.6  # share of the pictures with one kind of damage,
@@ -155,30 +155,12 @@ def train_encoder(
     if resume:
         trainer.load(read_state(run))
     (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+
+    def summary(rows: list[dict[str, float]]) -> dict[str, float]:
+        return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
     figures_log = RunLog(run, trainer.images_seen)
-    saved = since = time.monotonic()
-    window: list[dict[str, float]] = []
-    whole = True  # False within a step, whose state could not be gone on from exactly
-    try:
-        while trainer.images_seen < config.images:
-            whole = False
-            window.append(trainer.step())
-            whole = True
-            if progress is not None:
-                progress(trainer.images_seen, config.images, window[-1])
-            if trainer.step_number % 50 == 0:
-                means = {key: sum(row[key] for row in window) / len(window) for key in window[0]}
-                speed = len(window) * config.batch_size / (time.monotonic() - since)
-                figures_log.add(trainer.images_seen, {"images_per_s": speed, **means})
-                window, since = [], time.monotonic()
-            if time.monotonic() - saved > save_every:
-                _save(trainer, run)
-                figures_log.plot()
-                saved = time.monotonic()
-    finally:
-        if whole:
-            _save(trainer, run)
-            figures_log.plot()
+    learn(trainer, figures_log, lambda: _save(trainer, run), summary, lambda figures: False, save_every, progress)
     return trainer.encoder.requires_grad_(False).eval()
 
 
@@ -215,7 +197,7 @@ def train_encoder_folder(
     """Train an encoder for the GAN in `checkpoint` on the captioned pictures of `data`, and write it beside the checkpoint.
 
     `start_from` is a GAN of the same shape whose encoder a new run begins with, as when this one was trained on from it. Where
-    `progress` raises, the encoder is written as it was then. An encoder that is there already is replaced.
+    `progress` raises, the encoder is written as it was then. An encoder that is there already is replaced by what has learnt.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
     check_run(run, resume)
@@ -247,9 +229,12 @@ def train_encoder_folder(
         dataset.choose_by(gan.generator.memory)
     try:
         train_encoder(gan, dataset, config, run, resume, device, save_every, progress)
-    finally:
-        path = save_encoder(gan, checkpoint)
-    return path
+    except BaseException:
+        if (run / "state.safetensors").exists():  # or one that is there already would be lost for one that learnt nothing
+            gan.encoder.load_state_dict(under("encoder.", read_state(run)))
+            save_encoder(gan, checkpoint)
+        raise
+    return save_encoder(gan, checkpoint)
 
 
 def _begin_with(encoder: Encoder, other: Encoder | None, of: Path) -> None:

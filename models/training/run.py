@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
+from .probes import probed, sample_sheet
 from .reader import fit_memory, fit_reader
-from .trainer import TrainingConfig, check_run, probed, sample_sheet, train
+from .state import check_run
+from .trainer import TrainingConfig, train
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +75,15 @@ def train_folder(
         raise ValueError(f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}.")
     features = frozen_features()
     model = LanguageModel.load(llm or DEFAULT_LANGUAGE_MODEL, device=device)
+    if config.scenes and start is not None and not start.generator.config.concepts:
+        raise ValueError("The checkpoint to start from has no memory of concepts, which scenes are made of: train a new GAN for them.")
     difference = None if start is None else model.recipe().difference(start.recipe)
     if difference:
         raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
 
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+        # One prepares the data while the others wait: of many pictures for longer than the half hour that gloo would wait.
+        dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo", timeout=timedelta(days=1))
     first = not dist.is_initialized() or dist.get_rank() == 0
     if not first:
         dist.barrier()  # the first process prepares the data, the others find it in the cache
@@ -127,7 +133,7 @@ def train_folder(
         trained = train(gan, dataset, config, run, resume, device, save_every, tensorboard, progress, show)
     except BaseException:
         if first:
-            publish(load_gan(run / "model.safetensors"), dataset, out)
+            publish_saved(run, dataset, out)
         raise
     if first:
         publish(trained, dataset, out)
@@ -159,6 +165,12 @@ def publish(gan: GAN, dataset: Dataset, out: Path, dtype: torch.dtype = torch.fl
     png = io.BytesIO()
     sample_sheet(gan, dataset, *PREVIEW).save(png, "PNG")
     save_gan(gan, out, dtype, png.getvalue())
+
+
+def publish_saved(run: Path, dataset: Dataset, out: Path, dtype: torch.dtype = torch.float16) -> None:
+    """The same of what `run` saved last, if it came so far."""
+    if (run / "model.safetensors").exists():
+        publish(load_gan(run / "model.safetensors"), dataset, out, dtype)
 
 
 def frozen_features() -> EfficientNetLite:

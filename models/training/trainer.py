@@ -9,7 +9,6 @@ one pass. Weights are therefore shares of the step, whatever the scale of the lo
 import json
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,18 +16,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from PIL.Image import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from ..checkpoint import save_gan
 from ..discriminator import PixelDiscriminator, ProjectedDiscriminator, Verdict
 from ..gan import GAN
-from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .augment import Augmentation
 from .dataset import Ahead, Batch, Dataset
 from .log import RunLog
+from .loop import learn
 from .losses import (
     contrast,
     feature_distance,
@@ -38,6 +36,8 @@ from .losses import (
     out_of_range,
     relativistic,
 )
+from .probes import sample_sheet, vitals
+from .state import check_run, load_optimizer, optimizer_tensors, read_state, under
 
 log = logging.getLogger(__name__)
 
@@ -342,7 +342,8 @@ class Trainer:
             self.ema[name].lerp_(value, weight)
 
     def export(self) -> GAN:
-        """A GAN with the averaged generator and plain (already normalised) discriminator weights; shares no tensor."""
+        """A GAN with the averaged generator and plain (already normalised) discriminator weights; shares no tensor, learns no
+        more."""
         gan = GAN(self.generator.config, self.discriminator.config, self.gan.recipe, self.gan.card)
         gan.card.images_seen = self.images_seen
         gan.condition_norm.load_state_dict(self.gan.condition_norm.state_dict())
@@ -354,7 +355,7 @@ class Trainer:
             owner, _, attribute = name.rpartition(".")
             weights[name] = getattr(modules[owner], attribute).detach().clone()
         gan.discriminator.load_state_dict(weights)
-        return gan
+        return gan.requires_grad_(False)
 
     def diverged(self, figures: dict[str, float]) -> bool:
         """Whether a step's figures show, in any process, that the run is lost: not finite, or pixels far out of range."""
@@ -412,55 +413,32 @@ def train(
     `run` receives `log.csv` and its `curves.png`, `samples-*.png` (also given to `show`), `state.safetensors` to resume from
     and `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there,
     bit for bit as if it had not stopped. A step that diverges takes the run back to its last state, with half the learning
-    rates; ArithmeticError if that does not help, MemoryError where the batch is too large for the device. A disk that is full is reported, and the files written before it was stay.
+    rates; ArithmeticError if that does not help, MemoryError where the batch is too large for the device. A disk that is full is
+    reported, and the files written before it was stay.
     """
     check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(gan, dataset, config, device)
     if resume:
         trainer.load(read_state(run))
+    figures_log = None
     if trainer.rank == 0:
         (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
         figures_log = RunLog(run, trainer.images_seen, tensorboard)
         if not resume:
             _save(trainer, run, show)  # where to go back to
-    saved = time.monotonic()
-    window: list[dict[str, float]] = []
-    since, started = trainer.images_seen, time.monotonic()
-    whole = True  # False within a step: a state between the updates of D and G could not be gone on from exactly
-    try:
-        while trainer.images_seen < config.images:
-            whole = False
-            figures = trainer.step()
-            if trainer.diverged(figures):
-                _roll_back(trainer, run)
-                window, since, started, whole = [], trainer.images_seen, time.monotonic(), True
-                continue
-            whole = True
-            window.append(figures)
-            if progress is not None:
-                progress(trainer.images_seen, config.images, figures)
-            if trainer.rank == 0 and trainer.step_number % 50 == 0:
-                elapsed = time.monotonic() - started
-                means = {key: sum(row.get(key, 0.0) for row in window) / len(window) for key in FIGURES}
-                speed = (trainer.images_seen - since) / elapsed
-                figures_log.add(trainer.images_seen, {"images_per_s": speed, **means, **vitals(trainer)})
-                window, since, started = [], trainer.images_seen, time.monotonic()
-            if trainer.rank == 0 and time.monotonic() - saved > save_every:
-                try:
-                    _save(trainer, run, show)
-                    figures_log.plot()
-                except OSError as error:
-                    log.warning("not saved, training goes on and will try again: %s", error)
-                saved = time.monotonic()
-    except torch.cuda.OutOfMemoryError:
-        raise MemoryError(
-            f"A batch of {config.batch_size} pictures does not fit the device's memory: take a smaller batch size and resume."
-        ) from None
-    finally:
-        if trainer.rank == 0 and whole:
-            _save(trainer, run, show)
-            figures_log.plot()
+
+    def summary(rows: list[dict[str, float]]) -> dict[str, float]:
+        means = {key: sum(row.get(key, 0.0) for row in rows) / len(rows) for key in FIGURES}
+        return means | vitals(trainer.export(), dataset)
+
+    def lost(figures: dict[str, float]) -> bool:
+        diverged = trainer.diverged(figures)
+        if diverged:
+            _roll_back(trainer, run)
+        return diverged
+
+    learn(trainer, figures_log, lambda: _save(trainer, run, show), summary, lost, save_every, progress)
     return trainer.export()
 
 
@@ -475,71 +453,6 @@ def _roll_back(trainer: Trainer, run: Path) -> None:
     trainer.load(read_state(run))
     trainer.calm = calm
     log.warning("diverged at %d pictures: back to %d, with %g of the learning rate", lost, trainer.images_seen, calm)
-
-
-def check_run(run: Path, resume: bool) -> None:
-    """FileNotFoundError where there is nothing to resume, FileExistsError where a new run would overwrite another."""
-    exists = (run / "state.safetensors").exists()
-    if resume and not exists:
-        raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
-    if exists and not resume:
-        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
-
-
-def read_state(run: Path) -> dict[str, Tensor]:
-    """The tensors that `Trainer.load` takes, as the run last saved them."""
-    return load_file(run / "state.safetensors")
-
-
-def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimiser remembers of each parameter, by name."""
-    states = optimizer.state_dict()["state"]
-    return {f"{prefix}{index}.{field}": value for index, state in states.items() for field, value in state.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, with an empty prefix."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, field = key.partition(".")
-        state.setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def probed(dataset: Dataset, count: int) -> list[int]:
-    """The captions that show what a GAN of `dataset` can do: names, and where there are scenes as many of those."""
-    scenes = [scene.caption for scene in dataset.scenes[: count // 2]]
-    pictures = torch.randperm(len(dataset.pictures), generator=torch.Generator().manual_seed(0))[: count - len(scenes)]
-    return [int(dataset.plain[i][0]) for i in pictures.tolist()] + scenes
-
-
-def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
-    """Pictures [captions·latents,3,R,R] in about -1..1: captions from the training data, each with the same few z."""
-    rows = [row for row in probed(dataset, captions) for _ in range(latents)]
-    random = torch.Generator().manual_seed(1)
-    z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(rows) // latents, 1)
-    with torch.no_grad():
-        return gan.generator(z, *dataset.condition(rows))
-
-
-def sample_sheet(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Image:
-    """Those pictures, one caption a row and one z a column."""
-    return contact_sheet(from_network(probe(gan, dataset, captions, latents)), latents)
-
-
-def vitals(trainer: Trainer) -> dict[str, float]:
-    """What dies first when training goes wrong: diversity over z (mean |Δ| between two z of one caption) and pixel range."""
-    pairs = probe(trainer.export(), trainer.dataset, 16, 2)
-    return {
-        "diversity": (pairs[0::2].clamp(-1, 1) - pairs[1::2].clamp(-1, 1)).abs().mean().item(),
-        "lowest": pairs.min().item(),
-        "highest": pairs.max().item(),
-    }
 
 
 def _save(trainer: Trainer, run: Path, show: Callable[[Image], None] | None) -> None:

@@ -1,0 +1,77 @@
+"""Step after step, until enough pictures were shown."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from .log import RunLog
+
+log = logging.getLogger(__name__)
+LOGGED = 50  # steps of which one row tells
+
+Figures = dict[str, float]
+
+
+class Learner(Protocol):
+    config: Any  # with `images` to show in all, and the `batch_size` of a process
+    images_seen: int
+    step_number: int
+
+    def step(self) -> Figures: ...
+
+
+def learn(
+    trainer: Learner,
+    figures_log: RunLog | None,
+    save: Callable[[], None],
+    summary: Callable[[list[Figures]], Figures],
+    lost: Callable[[Figures], bool],
+    save_every: float,
+    progress: Callable[[int, int, Figures], None] | None,
+) -> None:
+    """Steps of `trainer` until its `config.images` have been shown, or `progress` raises.
+
+    The process that has `figures_log` writes there what `summary` makes of the figures of some steps, and calls `save` every
+    `save_every` seconds and at the end, whatever ends it, but never between the halves of a step, which could not be gone on
+    from exactly. `lost` is asked of each step whether it diverged, and has then taken the trainer back to an earlier state.
+    A disk that is full is reported, and what was saved before it was stays. MemoryError where a batch is too large for the device.
+    """
+    first, whole = figures_log is not None, True
+    window: list[Figures] = []
+    since, started = trainer.images_seen, time.monotonic()
+    saved = started
+    try:
+        while trainer.images_seen < trainer.config.images:
+            whole = False
+            figures = trainer.step()
+            diverged = lost(figures)
+            whole = True
+            if diverged:
+                window, since, started = [], trainer.images_seen, time.monotonic()
+                continue
+            window.append(figures)
+            if progress is not None:
+                progress(trainer.images_seen, trainer.config.images, figures)
+            if first and trainer.step_number % LOGGED == 0:
+                speed = (trainer.images_seen - since) / (time.monotonic() - started)
+                figures_log.add(trainer.images_seen, {"images_per_s": speed, **summary(window)})
+                window, since, started = [], trainer.images_seen, time.monotonic()
+            if first and time.monotonic() - saved > save_every:
+                try:
+                    save()
+                    figures_log.plot()
+                except OSError as error:
+                    log.warning("not saved, training goes on and will try again: %s", error)
+                saved = time.monotonic()
+    except torch.cuda.OutOfMemoryError:
+        raise MemoryError(
+            f"A batch of {trainer.config.batch_size} pictures does not fit the device's memory: take a smaller batch size and"
+            " resume."
+        ) from None
+    finally:
+        if first and whole:
+            save()
+            figures_log.plot()

@@ -1,0 +1,41 @@
+"""What a run keeps in its folder to be gone on from: every tensor that its next step depends on."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def check_run(run: Path, resume: bool) -> None:
+    """FileNotFoundError where there is nothing to resume, FileExistsError where a new run would overwrite another."""
+    exists = (run / "state.safetensors").exists()
+    if resume and not exists:
+        raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
+    if exists and not resume:
+        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
+
+
+def read_state(run: Path) -> dict[str, Tensor]:
+    """The tensors that `Trainer.load` takes, as the run last saved them."""
+    return load_file(run / "state.safetensors")
+
+
+def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers of each parameter, by name."""
+    states = optimizer.state_dict()["state"]
+    return {f"{prefix}{index}.{field}": value for index, state in states.items() for field, value in state.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, with an empty prefix."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, field = key.partition(".")
+        state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
