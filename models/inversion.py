@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .condition import Condition
 from .encoder import find
-from .gan import GAN, Latent
+from .gan import GAN, Latent, in_parts
 from .generator import Text
 from .pictures import from_network, on_white, to_network
 from .training.losses import feature_distances
@@ -28,15 +28,13 @@ def check_encoder(gan: GAN) -> None:
         )
 
 
-def see(gan: GAN, images: Tensor, condition: Condition, known: Tensor | None = None) -> tuple[Latent, Text]:
-    """The latent that the encoder finds for images [N,3,R,R] in -1..1, in one pass, and the text of `condition` [N] on the
-    pictures' own backgrounds; both on the GAN's device. known [N,1,R,R] is 0 where a picture is lost.
+def see(gan: GAN, images: Tensor, text: Text, known: Tensor) -> tuple[Latent, Text]:
+    """The latent that the encoder finds for images [N,3,R,R] in -1..1, in one pass, and `text`, what their prompts say, on the
+    pictures' own backgrounds; all on the GAN's device. known [N,1,R,R] is 0 where a picture is lost.
 
     From a GAN without an encoder, the latent that the prompt gives with z = 0.
     """
-    known = torch.ones_like(images[:, :1]) if known is None else known
     images = images * known
-    text = gan.read(condition.to(gan.device))
     if gan.encoder is not None:
         images, known = images.to(gan.dtype), known.to(gan.dtype)
         look = gan.discriminator.projected.look
@@ -66,13 +64,15 @@ def invert(
     mask: Tensor | None = None,
     steps: int = 0,
     progress: Progress | None = None,
+    batch_size: int = 16,
 ) -> Latent:
     """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, given condition [N] or [1].
 
     The encoder finds it in one pass; `steps` of optimisation bring it nearer (minimising pixel and feature distance over z,
     style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] or [1,H,W], of
     any size, is 1 where the picture is not to be looked at. Of every picture the best that was seen is kept.
-    `progress` may return True to stop there.
+    Runs `batch_size` at a time, in halves where memory runs out. `progress` is told how many steps of how many there are for
+    all the pictures, and may return True to stop there.
     Raises ValueError where the GAN was saved without its discriminator, or condition and images do not fit.
     """
     check_encoder(gan)
@@ -84,10 +84,27 @@ def invert(
         seen = to_network(mask[..., None].float(), gan.resolution) < 0
         known = seen.to(target).expand_as(known)
     with torch.no_grad():
-        latent, text = see(gan, target, condition, known)
-    if steps:
-        latent = approach(gan, latent, text, target, known, steps, progress)
-    return Latent.from_dict(latent.to_dict())
+        text = gan.read(condition.to(gan.device))
+    stopped, names = False, []
+
+    def find_part(rows: slice) -> tuple[Tensor, ...]:
+        nonlocal names
+
+        def report(step: int, _: int, shown: Tensor | None) -> bool:
+            nonlocal stopped
+            count = rows.stop - rows.start
+            stopped = bool(progress and progress(rows.start * steps + step * count, len(images) * steps, shown))
+            return stopped
+
+        with torch.no_grad():
+            latent, own = see(gan, target[rows], _each(text, lambda part: part[rows]), known[rows])
+        if steps and not stopped:
+            latent = approach(gan, latent, own, target[rows], known[rows], steps, report)
+        names = list(latent.to_dict())
+        return tuple(latent.to_dict().values())
+
+    found = in_parts(find_part, len(images), batch_size, None, gan.make_room)
+    return Latent.from_dict(dict(zip(names, found)))
 
 
 def check_mask(mask: Tensor, count: int) -> None:
@@ -111,7 +128,7 @@ def approach(
 ) -> Latent:
     """`latent` brought nearer to target [N,3,R,R] where it is known [N,1,R,R], by `steps` of Adam; the best of each picture."""
     # What inference mode made can take no part in a gradient: copies can.
-    text, target, known = _copied(text), target.clone(), known.clone()
+    text, target, known = _each(text, Tensor.clone), target.clone(), known.clone()
     look = gan.discriminator.projected.look
     parts = {name: getattr(latent, name).clone().requires_grad_() for name in RATES if getattr(latent, name) is not None}
     optimizer = torch.optim.Adam([{"params": [part], "lr": RATES[name]} for name, part in parts.items()], betas=(0.9, 0.99))
@@ -145,7 +162,8 @@ def approach(
     return replace(latent, **best)
 
 
-def _copied(value):
+def _each(value, change: Callable[[Tensor], Tensor]):
+    """A named tuple with each of its tensors changed, and those of the named tuples in it."""
     if isinstance(value, Tensor):
-        return value.clone()
-    return type(value)(*map(_copied, value)) if isinstance(value, tuple) else value
+        return change(value)
+    return type(value)(*(_each(part, change) for part in value)) if isinstance(value, tuple) else value

@@ -11,7 +11,7 @@ from torch import Tensor
 from .condition import Condition
 from .damage import KINDS, blur, enlarged
 from .gan import GAN, Latent
-from .inversion import Progress, approach, check_encoder, check_mask, draw, for_images, see
+from .inversion import Progress, approach, check_encoder, check_mask, draw, for_images, invert, see
 from .latents import between
 from .pictures import from_network, on_white, to_network
 
@@ -136,7 +136,7 @@ def _mend(
     side = square.shape[2]
     small, seen = (part.to(gan.device) for part in _resized(square, known, gan.resolution))
     with torch.no_grad():
-        latent, text = see(gan, small, condition, seen)
+        latent, text = see(gan, small, gan.read(condition.to(gan.device)), seen)
     if steps:
         latent = approach(gan, latent, text, small, seen, steps, progress)
     with torch.no_grad():
@@ -195,13 +195,14 @@ def restyle(
     keep: float = 0.5,
     steps: int = 0,
     progress: Progress | None = None,
+    batch_size: int = 16,
 ) -> tuple[Tensor, Latent]:
     """images [N,H,W,3] or [N,H,W,4] in 0..1, drawn anew in another style -> [N,R,R,3] in 0..1, fp32 on the CPU, and the latent.
 
     condition [N] or [1] says what they show. style is the condition [N] or [1] of a prompt that names the style too ("a dog,
     noto style"), or the latent [1] or [N] of pictures in that style, whose look and finer styles are taken. strength goes from
     the own style (0) to the other (1); keep says how much of what the picture has beyond its prompt stays, from nothing but
-    the prompt drawn anew (0) to all of its shapes and colours (1).
+    the prompt drawn anew (0) to all of its shapes and colours (1). Runs `batch_size` at a time.
     Raises ValueError, in one sentence, before any work.
     """
     check_encoder(gan)
@@ -221,13 +222,7 @@ def restyle(
         style = style if len(style) == count else style[[0] * count]
     else:
         style = for_images(gan, style, count)
-    target = to_network(on_white(images), gan.resolution).to(gan.device)
-    known = torch.ones_like(target[:, :1])
-    with torch.no_grad():
-        own, text = see(gan, target, condition, known)
-    if steps:
-        own = approach(gan, own, text, target, known, steps, progress)
-    own = Latent.from_dict(own.to_dict())
+    own = invert(gan, images, condition, steps=steps, progress=progress, batch_size=batch_size)
     kept = 1 - strength * (1 - keep)
     shifted = replace(
         own,
@@ -243,5 +238,4 @@ def restyle(
     else:
         both = Condition.cat([condition, style])
         condition = between(both[:count], both[count:], torch.full((count,), strength))
-    picture, drawn = gan.generate(condition, shifted)
-    return picture, drawn
+    return gan.generate(condition, shifted, batch_size=batch_size)

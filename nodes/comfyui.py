@@ -51,7 +51,9 @@ class Managed:
         """`work(batch_size, progress)` with the network on its device, for `count` rows of about `bytes_each` bytes."""
         device = self.patcher.load_device
         size = min(count, _PART_CPU if mm.is_device_cpu(device) else _PART_GPU)
-        mm.load_models_gpu([self.patcher], memory_required=size * bytes_each, force_full_load=True)
+        # Weights moved under the executor's inference mode could take no part in a gradient, as seeing a picture asks for.
+        with torch.inference_mode(False):
+            mm.load_models_gpu([self.patcher], memory_required=size * bytes_each, force_full_load=True)
         size = max(1, min(size, int(mm.get_free_memory(device) // bytes_each)))
         return work(size, progress(count))
 
@@ -93,6 +95,12 @@ def shared(key: Hashable, load: Callable[[], T]) -> T:
         with torch.inference_mode(False):
             value = _shared[key] = load()
     return value
+
+
+def make_room() -> None:
+    """Have every model leave the device: what follows needs all of its memory."""
+    mm.unload_all_models()
+    mm.soft_empty_cache()
 
 
 def generator_devices() -> tuple[torch.device, torch.device]:
@@ -173,12 +181,11 @@ def files_of_a_user(folder: str, suffix: str) -> dict[str, Path]:
     return {path.name: path for home in homes if home.is_dir() for path in sorted(home.glob(f"*{suffix}")) if path.is_file()}
 
 
-def stamp(path: Path) -> tuple[int, ...]:
-    """Changes whenever the file changes, or a file directly in the folder."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return tuple(
-        number for file in files if file.is_file() for number in (file.stat().st_mtime_ns, file.stat().st_size)
-    )
+def stamp(path: Path) -> tuple[str | int, ...]:
+    """Changes whenever the file changes, or a file in the folder or below it."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = [(str(file.relative_to(path)), file.stat()) for file in files if file.is_file()]
+    return tuple(value for name, stat in found for value in (name, stat.st_mtime_ns, stat.st_size))
 
 
 def image(images: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def _files() -> dict[str, Path]:
     return {_BUNDLED: DEFAULT_GAN, **files, _FORMERLY: DEFAULT_GAN}
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def _stamp(path: Path) -> tuple[str | int, ...] | None:
     """Changes whenever the checkpoint does, or the encoder beside it."""
     return sum((comfyui.stamp(file) for file in (path, encoder_path(path)) if file.is_file()), ()) or None
 

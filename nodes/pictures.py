@@ -60,7 +60,7 @@ class ImageToLatent(io.ComfyNode):
     def execute(cls, gan, images, conditioning, steps, mask=None) -> io.NodeOutput:
         condition = for_images(gan.network, from_conditioning(conditioning), len(images))
         latent = gan.run(
-            lambda _, __: invert(gan.network, images, condition, mask, steps, comfyui.until_cancelled()),
+            lambda size, _: invert(gan.network, images, condition, mask, steps, comfyui.until_cancelled(), size),
             len(images),
             _seeing_bytes(gan),
         )
@@ -171,7 +171,7 @@ class Restyle(io.ComfyNode):
         condition = from_conditioning(conditioning)
         wanted = Latent.from_dict(style_latent) if style is None else from_conditioning(style)
         pictures, drawn = gan.run(
-            lambda _, progress: restyle(gan.network, images, condition, wanted, strength, keep, steps, progress),
+            lambda size, progress: restyle(gan.network, images, condition, wanted, strength, keep, steps, progress, size),
             len(images),
             _seeing_bytes(gan),
         )

@@ -152,6 +152,7 @@ class Train(io.ComfyNode):
         out, run = comfyui.training_paths(name)
         settings = {"batch_size": batch_size, "seed": seed, "scenes": scenes} | ({"images": images} if images else {})
         report = comfyui.TrainingReport(cls)
+        comfyui.make_room()
         # The executor runs nodes under inference mode, whose tensors cannot be trained.
         with torch.inference_mode(False), torch.enable_grad():
             train_folder(

@@ -755,6 +755,23 @@ def test_a_picture_becomes_a_latent_that_draws_it(draw, seen):
     assert (nearer - pictures).abs().mean() < (drawn - pictures).abs().mean()
 
 
+def test_pictures_are_seen_by_weights_that_were_moved_under_inference_mode(draw, seen, gan, monkeypatch):
+    """As the executor runs nodes, and a GPU's weights come and go."""
+    import comfy.model_management as mm
+
+    def move(patchers, **_):
+        for patcher in patchers:
+            patcher.model.double().float()
+
+    _, pictures, find = seen
+    monkeypatch.setattr(mm, "load_models_gpu", move)
+    with torch.inference_mode():
+        move([gan.patcher])  # off the device, for another model
+        assert next(gan.network.parameters()).is_inference()
+        drawn = find(steps=1)[1]
+    assert (drawn - pictures).abs().mean() < 0.1
+
+
 def test_cancel_while_seeing_keeps_the_best(seen):
     import comfy.model_management as mm
 
@@ -808,6 +825,20 @@ def test_a_data_set_says_what_it_found(pack, tmp_path):
     assert len(pictures) == 16 and report.startswith("92 pictures, 80 of them")
     with pytest.raises(ValueError, match="No folder is given"):
         pack.run("Dataset", folder=" ")
+
+
+def test_a_data_set_is_read_again_when_a_picture_is_added_or_renamed_anywhere_in_it(pack, tmp_path):
+    from PIL import Image
+
+    node, seen = pack.node("LLMGAN_Dataset"), []
+    picture = tmp_path / "cats" / "a.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (32, 32)).save(picture)
+    for change in (lambda: None, lambda: (picture.parent / "a.txt").write_text("a cat"), lambda: picture.rename(tmp_path / "b.png")):
+        change()
+        assert node.fingerprint_inputs(str(tmp_path)) == node.fingerprint_inputs(str(tmp_path))
+        seen.append(node.fingerprint_inputs(str(tmp_path)))
+    assert len(set(seen)) == 3
 
 
 def test_a_training_shows_samples_losses_and_stops_when_cancelled(pack, tmp_path, monkeypatch):

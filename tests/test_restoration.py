@@ -127,10 +127,21 @@ def test_stopping_keeps_what_was_found(gan, condition, pictures):
 
     def stop(done, total, shown):
         told.append((done, total, shown is not None))
-        return done == 3
+        return done == 12
 
     latent = invert(gan, pictures, condition, steps=50, progress=stop)
-    assert len(latent) == 4 and told == [(0, 50, True), (1, 50, False), (2, 50, False), (3, 50, False)]
+    assert len(latent) == 4 and told == [(0, 200, True), (4, 200, False), (8, 200, False), (12, 200, False)]
+
+
+def test_many_pictures_are_seen_in_parts(gan, condition, pictures):
+    told = []
+    whole = invert(gan, pictures, condition, steps=2)
+    parts = invert(gan, pictures, condition, steps=2, progress=lambda *calls: told.append(calls[:2]), batch_size=3)
+    assert all(torch.allclose(x, parts.to_dict()[name], atol=1e-2) for name, x in whole.to_dict().items())
+    assert told == [(0, 8), (3, 8), (6, 8), (6, 8), (7, 8), (8, 8)]
+    told.clear()
+    stopped = invert(gan, pictures, condition, steps=2, progress=lambda *calls: told.append(calls[:2]) or True, batch_size=3)
+    assert len(stopped) == 4 and told == [(0, 8)]
 
 
 def test_what_is_masked_is_not_looked_at(gan, condition, pictures):
