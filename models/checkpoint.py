@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -29,6 +30,7 @@ from .discriminator import DiscriminatorConfig
 from .encoder import Encoder, EncoderConfig
 from .gan import GAN, Card
 from .generator import GeneratorConfig
+from .layout import READER_HEADS
 from .tensors import save_tensors
 
 log = logging.getLogger(__name__)
@@ -355,8 +357,9 @@ def _check_generator(config: GeneratorConfig, path: Path) -> None:
         raise ValueError(f"{path.name}: its memory of {config.looks} looks does not fit its generator.")
     if config.things and not (config.concepts and 4 * config.sketch_resolution <= config.resolution):
         raise ValueError(f"{path.name}: {config.things} things on one canvas do not fit its generator.")
-    if config.text_dim % (2 * config.heads):
-        raise ValueError(f"{path.name}: text_dim {config.text_dim} does not divide among {config.heads} heads.")
+    heads = math.lcm(2 * config.heads, READER_HEADS if config.things else 1)
+    if config.text_dim % heads:
+        raise ValueError(f"{path.name}: text_dim {config.text_dim} does not divide among its heads, by {heads}.")
 
 
 def _check_discriminator(config: DiscriminatorConfig, generator: GeneratorConfig, path: Path) -> None:

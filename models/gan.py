@@ -46,14 +46,14 @@ class ConditionNorm(nn.Module):
         """Take the statistics of raw tokens [N,C] and pooled [B,C], which should be those of all the training captions."""
         tokens, pooled = tokens.double(), pooled.double()
         self.token_mean.copy_(tokens.mean(0))
-        self.token_std.copy_(tokens.std(0).clamp(min=1e-6))
+        self.token_std.copy_(tokens.std(0, correction=0).clamp(min=1e-6))
         mean = pooled.mean(0)
         # PCA whitening after z-scoring: without it the loudest dimensions would be the only components.
-        std = pooled.std(0).clamp(min=1e-6)
+        std = pooled.std(0, correction=0).clamp(min=1e-6)
         standard = (pooled - mean) / std
         _, values, vectors = torch.linalg.svd(standard, full_matrices=False)
         rank = min(self.whitening.shape[1], len(values))
-        deviations = (values[:rank] / max(len(pooled) - 1, 1) ** 0.5).clamp(min=1e-3)
+        deviations = (values[:rank] / len(pooled) ** 0.5).clamp(min=1e-3)
         self.pooled_mean.copy_(mean)
         self.whitening.zero_()
         self.whitening[:, :rank] = vectors[:rank].t() / std[:, None] / deviations
@@ -155,8 +155,12 @@ class GAN(nn.Module):
         self.eval()
 
     def _apply(self, *args, **kwargs) -> "GAN":
-        self._recordings.forget()  # or, once the weights have left a GPU, they would keep its memory
+        self.make_room()  # once the weights have left a GPU, recordings would keep its memory
         return super()._apply(*args, **kwargs)
+
+    def make_room(self) -> None:
+        """Let go of what a GPU keeps only to be faster."""
+        self._recordings.forget()
 
     @property
     def resolution(self) -> int:
@@ -234,11 +238,11 @@ class GAN(nn.Module):
         tokens, pooled = self.condition_norm(tokens, pooled)
         return tokens, pooled, *self.generator.lay_out(tokens, pooled, mask)
 
-    def _paint(self, z, tokens, pooled, mask, choice, *rest, truncation_psi: float, transparent: bool) -> tuple[Tensor, ...]:
+    def _paint(self, z, psi, tokens, pooled, mask, choice, *rest, transparent: bool) -> tuple[Tensor, ...]:
         """Images [B,R,R,3 or 4] in 0..1, and of the first thing the styles and the looks, fp32."""
         *layout, style_shift, sketch_shift = rest
         text = self.generator.read(tokens, pooled, mask, Layout(*layout))._replace(choice=choice)
-        code = self.generator.code(z, text, truncation_psi).shifted(style_shift, sketch_shift)
+        code = self.generator.code(z, text, psi).shifted(style_shift, sketch_shift)
         if transparent:
             rgb, opacity = self.generator.paint(code, text)
             images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
@@ -262,7 +266,7 @@ class GAN(nn.Module):
         `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time, or
         as many as a CPU's cache holds; what does not fit the device's memory is tried again in halves. `progress(done, total)`
         is called after every part and may raise to stop. Raises ValueError where condition, latent or `transparent` does not
-        fit.
+        fit, or there is nothing to draw.
         """
         if isinstance(latent, Tensor):
             latent = Latent(latent)
@@ -273,6 +277,12 @@ class GAN(nn.Module):
                 f"The GAN {self.card.name} draws its background too: for transparent pictures take one trained with scenes."
             )
 
+        if len(condition) != len(latent):
+            raise ValueError(f"{len(condition)} prompts and {len(latent)} latents: give one prompt for each latent.")
+        if not len(latent):
+            raise ValueError("There is nothing to draw: give one latent or more.")
+        psi = torch.tensor(float(truncation_psi), device=self.device)  # as a tensor, for a recording to take any
+
         def draw(rows: slice) -> tuple[Tensor, ...]:
             part = self._placed(condition[rows])
             source = {name: tensor.to(self.device) for name, tensor in latent[rows].to_dict().items()}
@@ -281,8 +291,8 @@ class GAN(nn.Module):
             if "background" in source:
                 layout = layout._replace(background=source["background"])
             shifts = source.get("style_shift"), source.get("sketch_shift")
-            given = source["z"], tokens, pooled, part.mask, part.choice, *layout, *shifts
-            drawn = self._run(self._paint, *given, truncation_psi=truncation_psi, transparent=transparent)
+            given = source["z"], psi, tokens, pooled, part.mask, part.choice, *layout, *shifts
+            drawn = self._run(self._paint, *given, transparent=transparent)
             return tuple(x.cpu() for x in drawn)
 
         if self.device.type == "cpu":
@@ -290,7 +300,7 @@ class GAN(nn.Module):
         elif self.device.type == "cuda":
             parts = self.condition_norm, self.generator
             self._recordings.follow(chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts))
-        images, styles, looks = in_parts(draw, len(latent), batch_size, progress)
+        images, styles, looks = in_parts(draw, len(latent), batch_size, progress, self.make_room)
         return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 
     @torch.no_grad()
@@ -326,13 +336,18 @@ class GAN(nn.Module):
                 alignment = torch.zeros_like(alignment)
             return realism.float().cpu(), alignment.float().cpu()
 
-        return Scores(*in_parts(judge, len(images), batch_size, progress))
+        return Scores(*in_parts(judge, len(images), batch_size, progress, self.make_room))
 
 
 def in_parts(
-    work: Callable[[slice], tuple[Tensor, ...]], total: int, size: int, progress: Callable[[int, int], None] | None
+    work: Callable[[slice], tuple[Tensor, ...]],
+    total: int,
+    size: int,
+    progress: Callable[[int, int], None] | None,
+    make_room: Callable[[], None],
 ) -> list[Tensor]:
-    """`work` on at most `size` of `total` rows at a time, its results joined; in halves where memory runs out."""
+    """`work` on at most `size` of `total` rows at a time, its results joined; in halves, once there is room made, where memory
+    runs out."""
     results, start = [], 0
     while start < total:
         stop = min(start + size, total)
@@ -342,6 +357,7 @@ def in_parts(
             if size == 1:
                 raise
             size = (stop - start + 1) // 2
+            make_room()
             torch.cuda.empty_cache()
             continue
         start = stop

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .derived import Derived
 from .layout import Layout, LayoutReader
-from .linear import Derived, Linear
+from .linear import Linear
 from .memory import ConceptMemory, normal
 
 SQRT2 = 2**0.5
@@ -154,7 +155,7 @@ class TextEncoder(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """z [B,z_dim] -> MLP(z) [B,w_dim], truncated towards its running mean by psi (1 = not at all)."""
+    """z [B,z_dim] -> MLP(z) [B,w_dim], truncated towards its running mean by psi, a number or a tensor of one (1 = not at all)."""
 
     def __init__(self, z_dim: int, w_dim: int):
         super().__init__()
@@ -167,11 +168,11 @@ class MappingNetwork(nn.Module):
             nn.init.zeros_(layer.bias)
         self.register_buffer("mean", torch.zeros(w_dim))
 
-    def forward(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
+    def forward(self, z: Tensor, truncation_psi: float | Tensor = 1.0) -> Tensor:
         w = self.layers(normalize_second_moment(z))
         if self.training:
             self.mean.lerp_(w.detach().mean(0).to(self.mean.dtype), 0.005)
-        return w if truncation_psi == 1 else torch.lerp(self.mean.expand_as(w), w, truncation_psi)
+        return torch.lerp(self.mean.to(w.dtype).expand_as(w), w, truncation_psi)
 
 
 def spread(values: Tensor, territories: Tensor | None) -> Tensor:
@@ -377,7 +378,7 @@ class Generator(nn.Module):
         # The looks scaled, or z, whose share is large from the start, would be louder for most of a training.
         return Text(tokens, mask, vector, self.memory(layout.pooled), 8 * self.look_from_text(layout.pooled), layout)
 
-    def code(self, z: Tensor, text: Text, truncation_psi: float = 1.0) -> Code:
+    def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
         The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not

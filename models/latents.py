@@ -163,14 +163,14 @@ def directions(gan: GAN, method: str, layers: Sequence[int], count: int) -> Tens
     """
     generator = gan.generator
     z = torch.randn(2048, generator.config.z_dim, generator=torch.Generator().manual_seed(0)).to(gan.device)
-    w = generator.mapping(z).double().cpu()
+    w = generator.mapping(z).cpu().double()
     spread = (w - w.mean(0)).norm(dim=1).mean()
     if method == "pca":
         vectors = torch.linalg.svd(w - w.mean(0), full_matrices=False)[2]
         vectors = torch.cat([vectors, vectors.new_zeros(len(vectors), generator.config.text_dim)], 1)
     elif method == "sefa":
         convs = [conv for scale in generator.scales for conv in (scale.conv0 or scale.conv1, scale.conv1)]
-        weights = torch.cat([convs[i].style.weight.double().cpu() for i in layers])
+        weights = torch.cat([convs[i].style.weight.cpu().double() for i in layers])
         vectors = torch.linalg.eigh(weights.t() @ weights)[1].flip(1).t()
     else:
         raise ValueError(f"There is no method {method!r} of finding directions: there are sefa and pca.")
@@ -213,8 +213,9 @@ def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
             metadata, names = file.metadata() or {}, set(file.keys())
             if metadata.get("llm_gan_latent") != FORMAT_VERSION or not {"z"} <= names <= LATENT_DIMENSIONS.keys():
                 raise ValueError(f"{path.name} is no latent saved by LLM-GAN: take one from Save GAN Latent.")
-            if not 1 <= file.get_slice("z").get_shape()[0] <= MOST:
-                raise ValueError(f"{path.name} holds {file.get_slice('z').get_shape()[0]} latents: 1 to {MOST} can be read.")
+            count, *_ = file.get_slice("z").get_shape() or [0]
+            if not 1 <= count <= MOST:
+                raise ValueError(f"{path.name} holds {count} latents: 1 to {MOST} can be read.")
             values = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): save the latent again.") from None

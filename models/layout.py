@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import Linear
+from .linear import Linear, unrounded
 from .memory import normal
 
 TERRITORY = 4.0  # how steeply a thing's influence falls: at its neighbour's centre nothing is left of it
 WHITE = 1.0
+READER_HEADS = 4
 
 
 class Layout(NamedTuple):
@@ -53,6 +54,7 @@ class Layout(NamedTuple):
         distance = across[:, :, None, :] + down[:, :, :, None]
         return (-TERRITORY * distance).masked_fill(~self.there[:, :, None, None], -torch.inf).softmax(1)
 
+    @unrounded
     def place(self, features: Tensor, resolution: int) -> Tensor:
         """Each thing's features [B,M,C,H,W], as if it filled the canvas -> those of the scene [B,C,R,R]; zero around boxes."""
         batch, things, channels = features.shape[:3]
@@ -61,10 +63,11 @@ class Layout(NamedTuple):
         zero = torch.zeros_like(zoom)
         rows = torch.stack([zoom, zero, (1 - 2 * x) * zoom, zero, zoom, (1 - 2 * y) * zoom], 2).view(-1, 2, 3)
         grid = F.affine_grid(rows, [batch * things, channels, resolution, resolution], align_corners=False)
-        # In fp32: in fp16 the places themselves would be rounded.
+        # In fp32: in fp16 the places themselves would be rounded, as autocast would round the grid.
         placed = F.grid_sample(features.flatten(0, 1).float(), grid, align_corners=False).unflatten(0, (batch, things))
         return (placed * self.there[:, :, None, None, None]).sum(1).to(features.dtype)
 
+    @unrounded
     def cut(self, images: Tensor, resolution: int) -> Tensor:
         """The inverse of `place`: of images [B,C,H,W] what stands in each box [B,M,C,R,R], the border repeated around them."""
         x, y, size = self.boxes.float().unbind(2)
@@ -93,7 +96,7 @@ class LayoutReader(nn.Module):
         self.from_tokens = Linear(config.token_dim, width)
         self.from_pooled = Linear(config.pooled_dim, width)
         self.queries = normal(config.things + 1, width, std=1)
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, READER_HEADS, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.point = Linear(width, width)
         read = config.token_dim + width

@@ -7,37 +7,17 @@ weights that were quantised, or stored in fp16; the sums are those of fp32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .derived import Derived
+
 FEW = 32  # rows; with more, the arithmetic takes longer than the memory, and ordinary kernels are as fast
-
-
-class Derived:
-    """What is computed from weights, kept for as long as they stay as they are."""
-
-    def __init__(self, compute: Callable[..., Any]):
-        self.compute = compute
-        self._known: tuple[tuple, Any] | None = None
-
-    def __call__(self, *weights: Tensor) -> Any:
-        if any(weight.requires_grad for weight in weights):
-            return self.compute(*weights)
-        state = state_of(weights)
-        if self._known is None or self._known[0] != state:
-            # Of ordinary tensors, which serve within inference mode and outside of it.
-            with torch.inference_mode(False), torch.no_grad():
-                self._known = state, self.compute(*weights)
-        return self._known[1]
-
-
-def state_of(weights: Iterable[Tensor]) -> tuple:
-    """Equal for as long as the weights stay what they are and where they are. What inference mode made counts no versions."""
-    return tuple((None if w.is_inference() else w._version, w.data_ptr(), w.device, w.dtype) for w in weights)
 
 
 def product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor] | None:
@@ -62,6 +42,22 @@ def few(x: Tensor, weight: Tensor) -> bool:
         and not weight.requires_grad
         and not (x.requires_grad and torch.is_grad_enabled())
     )
+
+
+Work = TypeVar("Work", bound=Callable)
+
+
+def unrounded(work: Work) -> Work:
+    """A method whose products are computed in the precision of its first tensor, where autocast would round them."""
+
+    @wraps(work)
+    def method(self, x: Tensor, *args, **kwargs):
+        if not torch.is_autocast_enabled(x.device.type):
+            return work(self, x, *args, **kwargs)
+        with torch.autocast(x.device.type, enabled=False):
+            return work(self, x, *args, **kwargs)
+
+    return method
 
 
 class Linear(nn.Linear):

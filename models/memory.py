@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import Derived, Linear, few, product
+from .derived import Derived
+from .linear import Linear, few, product, unrounded
 
 CERTAINTY = 6.0  # times a concept's logarithmic weight,
 CHOICE = 3.0  # and times z's word for it, which is as loud as N(0,1): a name stays what it is, equals are told apart
@@ -38,11 +39,13 @@ class ConceptMemory(nn.Module):
         self._directions = Derived(lambda keys: F.normalize(keys.float(), dim=1).t())
         self._read = Derived(lambda *rows: [product(part.flatten(1).t()) for part in rows])
 
+    @unrounded
     def forward(self, pooled: Tensor) -> Tensor:
         """pooled [...,P] -> the weight of every concept [...,K], summing to 1."""
-        similarity = F.normalize(self.query(pooled).float(), dim=-1) @ self._directions(self.keys)
+        similarity = F.normalize(self.query(pooled.to(self.keys.dtype)).float(), dim=-1) @ self._directions(self.keys)
         return (SHARPNESS * similarity).softmax(-1)
 
+    @unrounded
     def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None) -> Tensor:
         """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts, or
         as far as `choice` [B] says: at 0 they stay as they are.

@@ -6,13 +6,14 @@ asked for again with tensors of the same shapes is therefore recorded, and from 
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from .linear import state_of
+from .derived import state_of
 
 log = logging.getLogger(__name__)
 
@@ -26,66 +27,99 @@ class Recordings:
 
     The first call of a kind (function, shapes and settings) runs as it is, so that nothing is spent on what does not come
     again; the second is recorded, which takes as long as three; those after it are replayed. What cannot be recorded, or gives
-    other numbers then, goes on running as it is.
+    other numbers then, goes on running as it is. All recordings compute in the same memory.
     """
 
     def __init__(self):
         self._state: tuple | None = None
+        self._learning = False
+        self._pool: tuple | None = None
         # How each is run; None: seen once.
         self._kinds: OrderedDict[Hashable, Callable[[Tensors], Tensors] | None] = OrderedDict()
 
     def forget(self) -> None:
         """Let go of the recordings, and of the memory in which they compute."""
         self._kinds.clear()
+        self._pool = None  # it goes with the last of them, and cannot be begun again
 
     def follow(self, weights: Iterable[Tensor]) -> None:
         """To be called before `run`, with all weights that its work reads: where they have changed or moved since the last time,
-        the recordings are forgotten."""
+        the recordings are forgotten. What is still learning is not recorded: a fused optimiser's changes cannot be seen."""
+        weights = list(weights)
+        self._learning = any(weight.requires_grad for weight in weights)
         if (state := state_of(weights)) != self._state:
             self.forget()
             self._state = state
 
     def run(self, work: Callable[..., Tensors], *inputs: Tensor | None, **settings: Hashable) -> Tensors:
         """`work(*inputs, **settings)`: tensors that depend on nothing but the tensors `inputs`, the `settings` and weights that
-        are followed. `work` must not wait for the GPU. The next call of the kind overwrites what this one returns.
+        are followed. `work` must not wait for the GPU. The next call of any kind may overwrite what this one returns, which it
+        takes as input all the same.
         """
-        if torch.is_grad_enabled() or not _on_gpu(inputs):
+        if torch.is_grad_enabled() or self._learning or not _on_gpu(inputs):
             return work(*inputs, **settings)
         kind = work.__name__, *(x if x is None else (x.shape, x.dtype) for x in inputs), *settings.items()
         known = kind in self._kinds
         run = self._kinds.pop(kind, None)
         if known and run is None:
-            run = _recorded(partial(work, **settings), inputs)
+            run = self._recorded(partial(work, **settings), inputs)
         self._kinds[kind] = run  # as the latest
         if len(self._kinds) > MOST:
             self._kinds.popitem(last=False)
         return work(*inputs, **settings) if run is None else run(inputs)
 
 
+    def _recorded(self, work: Callable[..., Tensors], inputs: Tensors) -> Callable[[Tensors], Tensors]:
+        try:
+            if self._pool is None:
+                self._pool = new_pool()
+            return record(work, inputs, self._pool)
+        except RuntimeError as error:  # one of them is that memory ran out
+            log.warning("This GPU's work cannot be recorded, and stays slower than it could be: %s", error)
+            self._pool = None  # that of a recording which failed may be of no more use
+            return lambda inputs: work(*inputs)
+
+
+def new_pool() -> tuple:
+    """Memory for graphs of which one runs at a time, each of its results being read before the next one runs."""
+    return torch.cuda.graph_pool_handle()
+
+
 def _on_gpu(inputs: Tensors) -> bool:
     return inputs[0].device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
 
-def _recorded(work: Callable[..., Tensors], inputs: Tensors) -> Callable[[Tensors], Tensors]:
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: cuBLAS keeps memory of its own for every stream that it has met."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """RuntimeError for what would wait for the GPU, as a copy from ordinary memory does: the end of any recording, after which
+    torch before 2.12 could neither give memory back nor draw random numbers."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
     try:
-        return record(work, inputs)
-    except RuntimeError as error:  # one of them is that memory ran out
-        log.warning("This GPU's work cannot be recorded, and stays slower than it could be: %s", error)
-        return lambda inputs: work(*inputs)
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 @torch.inference_mode()
-def record(work: Callable[..., Tensors], inputs: Tensors) -> Callable[[Tensors], Tensors]:
-    """`work(*inputs)` as a CUDA graph -> the function of such inputs that replays it. RuntimeError where it cannot be one, or its
-    replay gives other numbers than `work` gave."""
+def record(work: Callable[..., Tensors], inputs: Tensors, pool: tuple) -> Callable[[Tensors], Tensors]:
+    """`work(*inputs)` as a CUDA graph with memory from `pool` -> the function of such inputs that replays it. RuntimeError where
+    it cannot be one, or its replay gives other numbers than `work` gave."""
     with torch.cuda.device(inputs[0].device):
         own = [None if x is None else x.clone() for x in inputs]
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream, graph = _stream(inputs[0].device), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            expected = work(*own)  # here the libraries choose their kernels, which they could not while recording
+            with _without_waiting():
+                expected = work(*own)  # here the libraries choose their kernels, which they could not while recording
             stream.synchronize()
-            graph.capture_begin(capture_error_mode="thread_local")
+            graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
                 results = work(*own)
             finally:

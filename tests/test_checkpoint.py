@@ -130,6 +130,8 @@ BROKEN = {
     "odd resolution": (config_with(resolution=33), None, "is not a generator"),
     "resolution without scales": (config_with(resolution=512), None, "is not a generator"),
     "heads do not divide": (config_with(heads=3), None, "does not divide"),
+    "heads that read do not divide": (
+        config_with(text_dim=10, heads=1, concepts=2, things=2, sketch_resolution=8), None, "does not divide"),
     "more looks than z": (config_with(looks=9), None, "looks does not fit"),
     "sketch as large as the picture": (config_with(sketch_resolution=32), None, "sketch_resolution .* is not within"),
     "recipe missing": (lambda m: m.pop("recipe"), None, "recipe"),

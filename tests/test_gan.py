@@ -191,15 +191,32 @@ def test_memory_running_out_is_tried_in_halves():
             raise torch.cuda.OutOfMemoryError("full")
         return (torch.arange(rows.start, rows.stop),)
 
-    (joined,) = in_parts(work, 10, 8, None)
+    rooms = []
+    (joined,) = in_parts(work, 10, 8, None, lambda: rooms.append(sizes[-1]))
     assert joined.tolist() == list(range(10))
-    assert sizes[:3] == [8, 4, 2]
+    assert sizes[:3] == [8, 4, 2] and rooms == [8, 4]
 
     def never(rows):
         raise torch.cuda.OutOfMemoryError("full")
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        in_parts(never, 4, 4, None)
+        in_parts(never, 4, 4, None, lambda: None)
+
+
+def test_a_prompt_for_each_latent_and_something_to_draw_are_asked_for():
+    gan = small_gan()
+    for prompts, latents in ((3, 2), (1, 2), (2, 3)):
+        with pytest.raises(ValueError, match=f"{prompts} prompts and {latents} latents"):
+            gan.generate(condition(1).repeat(prompts), gan.sample_z(0, latents))
+    with pytest.raises(ValueError, match="nothing to draw"):
+        gan.generate(condition(1)[:0], gan.sample_z(0, 1)[:0])
+
+
+def test_conditions_of_one_caption_can_be_normalised():
+    norm = ConditionNorm(WIDTH, 16)
+    only = condition(1)
+    norm.fit(only.tokens[only.mask][:1], only.pooled)
+    assert all(x.isfinite().all() for x in norm(only.tokens, only.pooled))
 
 
 def test_progress_may_stop_the_work():

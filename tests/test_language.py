@@ -509,11 +509,14 @@ def test_the_fingerprint_is_of_the_model_not_of_its_folder(tiny, copied, tmp_pat
     assert LanguageModel.load(copied).fingerprint != tiny.fingerprint
 
 
-def test_gemma_is_never_loaded_in_fp16():
+def test_gemma_is_never_loaded_in_fp16(monkeypatch):
     cpu = torch.device("cpu")
     with pytest.warns(UserWarning, match="gemma3_text overflows in float16"):
         assert choose_dtype("gemma3_text", cpu, torch.float16) in (torch.float32, torch.bfloat16)
     assert choose_dtype("llama", cpu) == torch.float32
+    for capability, exact in (((7, 5), torch.float32), ((8, 0), torch.bfloat16)):  # Turing emulates bf16
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        assert choose_dtype("gemma3_text", torch.device("cuda")) == exact
     assert choose_dtype("llama", cpu, torch.float16) == torch.float16
     with pytest.raises(ValueError, match="not in float64"):
         choose_dtype("llama", cpu, torch.float64)

@@ -223,6 +223,8 @@ def test_files_that_are_no_latents_are_refused(gan, apples, tmp_path):
     save_file({"z": torch.zeros(1, 64), "code": torch.zeros(1)}, tmp_path / "c.latent.safetensors", meta)
     save_file({"z": torch.full((1, 64), torch.inf)}, tmp_path / "d.latent.safetensors", meta)
     save_file({"z": torch.zeros(2, 64), "looks": torch.zeros(1, 5)}, tmp_path / "e.latent.safetensors", meta)
-    for name, words in zip("abcde", ("is damaged", "is no latent", "is no latent", "not finite", "does not fit its z")):
+    save_file({"z": torch.tensor(0.5)}, tmp_path / "f.latent.safetensors", meta)
+    said = ("is damaged", "is no latent", "is no latent", "not finite", "does not fit its z", "holds 0 latents")
+    for name, words in zip("abcdef", said):
         with pytest.raises(ValueError, match=words):
             load_latent(tmp_path / f"{name}.latent.safetensors")

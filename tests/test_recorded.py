@@ -12,7 +12,8 @@ def made(monkeypatch):
     """A list that grows with every recording that is made: of each, how often it was replayed."""
     counts = []
 
-    def record(work, inputs):
+    def record(work, inputs, pool):
+        assert pool == "pool"
         own, index = [x if x is None else x.clone() for x in inputs], len(counts)
         counts.append(0)
 
@@ -25,6 +26,7 @@ def made(monkeypatch):
 
     monkeypatch.setattr(recorded, "_on_gpu", lambda inputs: True)
     monkeypatch.setattr(recorded, "record", record)
+    monkeypatch.setattr(recorded, "new_pool", lambda: "pool")
     return counts
 
 
@@ -56,10 +58,15 @@ def test_shapes_settings_and_absent_tensors_make_kinds(made):
     assert made == [1] * len(others)
 
 
-def test_nothing_is_recorded_where_a_gradient_is_wanted_or_no_gpu_computes(made, monkeypatch):
+def test_nothing_is_recorded_where_weights_learn_a_gradient_is_wanted_or_no_gpu_computes(made, monkeypatch):
     recordings, x = Recordings(), torch.ones(2, requires_grad=True)
     for _ in range(3):
         assert recordings.run(add, x, x)[0].requires_grad
+    learning = Recordings()
+    learning.follow([x])
+    with torch.no_grad():
+        for _ in range(3):
+            learning.run(add, x, x)
     monkeypatch.undo()
     with torch.no_grad():
         for _ in range(3):
@@ -106,7 +113,7 @@ def test_the_kinds_last_used_are_kept(made):
 def test_what_cannot_be_recorded_runs_as_it_is(made, monkeypatch, caplog):
     tried = []
 
-    def refuse(work, inputs):
+    def refuse(work, inputs, pool):
         tried.append(work)
         raise RuntimeError("operation not permitted when stream is capturing")
 

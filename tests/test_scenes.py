@@ -144,6 +144,11 @@ def test_what_is_behind_the_things_is_what_was_said_first():
     assert {(True, False, True, False), (False, True, False, False), (False, False, True, False), (False, False, True, True)} <= seen
 
 
+def test_letters_can_be_named():
+    letters = [Example(f"{name}.png", (name,), concept=name) for name in "abcdefghxyz"]
+    assert len(compose(letters, 200)) == 200
+
+
 def test_held_out_pairs_never_meet():
     for held_out in (False, True):
         for scene in compose(examples(), 60 if held_out else 2000, 1, held_out):

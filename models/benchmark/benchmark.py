@@ -64,7 +64,7 @@ def benchmark(
     budget = {"budget": 5.0, "least": 1, "most": 1} if quick else {"budget": 60.0, "least": 3, "most": 30}
     out.mkdir(parents=True, exist_ok=True)
     result = {
-        "machine": machine() if gan.device.type == "cpu" else torch.cuda.get_device_name(gan.device),
+        "machine": torch.cuda.get_device_name(gan.device) if gan.device.type == "cuda" else machine(),
         "threads": torch.get_num_threads(), "processor_time": processor_time(), "device": gan.device.type, "quick": quick,
         "versions": {name: version for name in VERSIONS if (version := _version(name))},
         "missing": missing, "gan": gan.card.name, "resolution": gan.resolution,

@@ -92,7 +92,7 @@ def _plural(name: str) -> str | None:
         return None
     if name.endswith(("ch", "sh", "x", "z")):
         return f"{name}es"
-    return f"{name[:-1]}ies" if name.endswith("y") and name[-2] not in "aeiou" else f"{name}s"
+    return f"{name[:-1]}ies" if name.endswith("y") and name[-2:-1] not in "aeiou" else f"{name}s"
 
 
 def _english_spelt(text: str, pick: random.Random) -> str:

@@ -105,7 +105,7 @@ def evaluate(
 
     asked = encode(to_ask, model, gan.recipe, cache, meter, tokens=True)
     learnt = encode(to_learn, model, gan.recipe, cache, meter, tokens=False)
-    weights = torch.stack([w.double().sum() for w in network.parameters()]).sum().item()
+    weights = torch.stack([w.cpu().double().sum() for w in network.parameters()]).sum().item()
     key = [VARIANT, repr(weights), str(gan.resolution), *(_stamp(e.path) for e in examples)]
     meter.reach(len(to_learn) + len(to_ask))
     raw = cached_tensors(cache / "features", key, lambda: {"features": look(pictures, network, meter)})["features"]

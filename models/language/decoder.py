@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..linear import Derived, product
+from ..derived import Derived
+from ..linear import product
 
 
 @dataclass(frozen=True)

@@ -342,7 +342,7 @@ def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None
     """The precision to load a model of `model_type` in; `wish` is followed, but for fp16 where the model overflows."""
     overflows = any(kind in model_type for kind in _NEVER_FP16)
     cuda = device.type == "cuda"
-    exact = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    exact = torch.bfloat16 if cuda and _has_bf16(device) else torch.float32
     if wish == torch.float16 and overflows:
         warnings.warn(f"{model_type} overflows in float16 and is loaded in {_dtype_name(exact)}.", stacklevel=3)
         return exact
@@ -353,6 +353,11 @@ def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None
     if overflows:
         return exact
     return torch.float16 if cuda else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself: an NVIDIA one before Ampere would emulate it, slower than fp32."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _check_folder(folder: Path) -> dict[str, Any]:
