@@ -13,12 +13,14 @@ from pathlib import Path
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 AT_ONCE = 64  # pictures that `generate` reads, draws and writes before it turns to the next: a list may be of any length
 SHOWN = 1024  # of them that its contact sheet holds at most
+PICTURES = (".png", ".webp", ".jpg", ".jpeg")  # what a sheet is written as
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 if it did its work, 1 with one sentence on stderr if it could not, 130 if interrupted."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO)  # and not what other libraries note down
     try:
         options.command(options)
     except (ValueError, OSError, ModuleNotFoundError, subprocess.CalledProcessError, ArithmeticError, MemoryError) as error:
@@ -50,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompts", nargs="*", metavar="PROMPT")
     generate.add_argument("--prompts", dest="file", type=Path, metavar="FILE", help="a text file of more of them, one a line")
     generate.add_argument("-n", type=int, default=4, help="pictures for each prompt (4)")
-    generate.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (0)")
+    generate.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same pictures (0)")
     generate.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
     generate.add_argument("--expand", action="store_true", help="let the language model describe the picture first")
     generate.add_argument("--transparent", action="store_true", help="leave the background out (a GAN trained with scenes)")
-    generate.add_argument("--columns", type=int, help="width of the contact sheet in pictures (N)")
+    generate.add_argument("--columns", type=_from_one, help="width of the contact sheet in pictures (N)")
     generate.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(generate)
 
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explore = command("explore", _explore, "Show what prompts give: a column for each seed, a row for each truncation.")
     explore.add_argument("prompts", nargs="+", metavar="PROMPT", help="each has rows of its own")
-    explore.add_argument("--seed", type=int, default=0, help="of the first column; the next is one more (0)")
+    explore.add_argument("--seed", type=_seed, default=0, help="of the first column; the next is one more (0)")
     explore.add_argument("-n", type=int, default=8, help="columns (8)")
     explore.add_argument("--truncation", type=_psis, default=[0.4, 0.7, 1.0], metavar="PSI,PSI", help="(0.4,0.7,1.0)")
     explore.add_argument("--out", type=Path, default=Path("explore.png"), metavar="FILE", help="picture to write (explore.png)")
@@ -90,15 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--mask", type=Path, metavar="IMAGE", help="white where they are lost, of any size")
     restore.add_argument("--zoom", type=float, default=1.0, help="times larger (1)")
     restore.add_argument("--style", metavar="PROMPT", help="draw them anew by this prompt, which names a style, instead")
-    restore.add_argument("--keep", type=float, default=0.5, help="with --style: how much of the picture stays, 0 to 1 (0.5)")
-    restore.add_argument("--steps", type=int, default=0, help="of optimisation; 0 is one pass (0)")
+    restore.add_argument("--keep", type=float, help="with --style: how much of the picture stays, 0 to 1 (0.5)")
+    restore.add_argument("--steps", type=_seed, default=0, help="of optimisation; 0 is one pass (0)")
     restore.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(restore)
 
     edit = command("edit", _edit, "Make latents of seeds, pictures or latents, change them, and draw them: in this order of options.")
     edit.add_argument("sources", nargs="+", metavar="SOURCE", help="a seed, a picture, or a .latent.safetensors file")
     edit.add_argument("--prompt", required=True, help="what they show, and what is drawn")
-    edit.add_argument("--steps", type=int, default=100, help="of optimisation, to see a picture (100)")
+    edit.add_argument("--steps", type=_seed, default=100, help="of optimisation, to see a picture (100)")
     edit.add_argument("--pick", metavar="PLACES", help="take some of them: 0, 3, 5-7")
     edit.add_argument("--average", action="store_true", help="take what they have in common")
     edit.add_argument("--style", metavar="SOURCE", help="take the styles of this one")
@@ -106,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("--strength", type=float, default=1.0, help="of the style: 0 to 2 (1)")
     edit.add_argument("--slide", default="", metavar="N=FAR,N=FAR", help="move along the Nth direction: 1=4,3=-2.5")
     edit.add_argument("--method", default="sefa", help="of finding directions: sefa or pca (sefa)")
-    edit.add_argument("--vary", type=int, metavar="N", help="make N variations of each")
+    edit.add_argument("--vary", type=_from_one, metavar="N", help="make N variations of each")
     edit.add_argument("--variation", type=float, default=0.3, help="how far they go, 0 to 1 (0.3)")
-    edit.add_argument("--seed", type=int, default=0, help="of the variations (0)")
+    edit.add_argument("--seed", type=_seed, default=0, help="of the variations (0)")
     edit.add_argument("--out", type=Path, required=True, metavar="FILE", help="file.latent.safetensors to write; a .png goes beside it")
     add_models(edit)
 
@@ -119,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a GAN on a folder of captioned pictures.")
     train.add_argument("data", type=Path, metavar="DIR")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
-    train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE without suffix)")
-    train.add_argument("--resolution", type=int, default=64, help="pixels, a power of two from 16 to 512 (64)")
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE-run)")
+    train.add_argument("--resolution", type=int, help="pixels, a power of two from 16 to 512 (64, or the resumed run's)")
     train.add_argument("--preset", default="balanced", help="quick, balanced or best: how often each picture is shown (balanced)")
     train.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     train.add_argument("--batch-size", type=int, help="of each process (8)")
@@ -159,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument("--int8", action="store_true", help="store matrices as int8: near half the size, the same pictures")
     compress.add_argument("--share", type=float, metavar="S", help="train a student with this share of the channels, such as 0.5")
     compress.add_argument("--data", type=Path, metavar="DIR", help="for a student: the folder of captions that it is trained on")
-    compress.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (--out without suffix)")
+    compress.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (the --out file's, -run)")
     compress.add_argument("--preset", default="balanced", help="quick, balanced or best, as of train (balanced)")
     compress.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     compress.add_argument("--batch-size", type=int, help="(8)")
@@ -193,13 +195,14 @@ def _generate(options: argparse.Namespace) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     from .language.model import LanguageModel
-    from .pictures import contact_sheet, to_uint8
+    from .pictures import contact_sheet, save_new, to_uint8
 
     if not 1 <= options.n <= 100_000:
         raise ValueError(f"-n {options.n}: draw from 1 to 100000 pictures a prompt.")
     prompts = options.prompts + ([] if options.file is None else _lines(options.file))
     if not prompts:
         raise ValueError("There is nothing to draw: give prompts, or a file of them with --prompts.")
+    _check_folder(options.out)
     # Of several processes each draws its share of the parts.
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = _own_device(options.device)
@@ -213,7 +216,6 @@ def _generate(options: argparse.Namespace) -> None:
             texts = [model.expand(prompt, seed=options.seed) for prompt in prompts]
         print(*(f"  {text}" for text in texts), sep="\n")
 
-    options.out.mkdir(parents=True, exist_ok=True)
     z, total, shown = gan.sample_z(options.seed, options.n), len(prompts) * options.n, []
     reading = drawing = 0.0
     with _bar("pictures") as bar:
@@ -228,6 +230,7 @@ def _generate(options: argparse.Namespace) -> None:
                 condition, z[[i % options.n for i in rows]], options.truncation, transparent=options.transparent
             )
             reading, drawing = reading + read - began, drawing + time.perf_counter() - read
+            options.out.mkdir(parents=True, exist_ok=True)
             for i, picture in zip(rows, to_uint8(images)):
                 number, index = divmod(i, options.n)
                 info = PngInfo()
@@ -242,16 +245,22 @@ def _generate(options: argparse.Namespace) -> None:
                 for key, value in settings.items():
                     info.add_itxt(key, str(value))
                 name = f"{number:03d}-{_slug(prompts[number])}-{options.seed}-{index:02d}.png"
-                Image.fromarray(picture).save(options.out / name, pnginfo=info)
+                save_new(Image.fromarray(picture), options.out / name, pnginfo=info)
             shown += images[: SHOWN - len(shown)]
             bar(rows[-1] + 1, total)
     if rank:
         return
     print(f"read {_count(len(prompts), 'prompt')}: {reading:.2f} s")
     print(f"draw {_count(total, 'picture')}: {drawing:.2f} s")
-    contact_sheet(torch.stack(shown), options.columns or options.n).save(options.out / "sheet.png")
+    columns = min(options.columns or options.n, len(shown))
+    sheet = save_new(contact_sheet(torch.stack(shown), columns), options.out / "sheet.png")
     some = "" if len(shown) == total else f" of {len(shown)} of them"
-    print(f"{_count(total, 'picture')} and sheet.png{some} in {options.out}{os.sep}")
+    print(f"{_count(total, 'picture')} and {sheet.name}{some} in {options.out}{os.sep}")
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: give a folder to write the pictures to.")
 
 
 def _lines(path: Path) -> list[str]:
@@ -275,7 +284,7 @@ def _score(options: argparse.Namespace) -> None:
     for path in options.images:
         images.append(from_network(to_network(on_white(read_picture(path)), gan.resolution)))
         with Image.open(path) as image:
-            prompts.append(options.prompt if options.prompt is not None else image.info.get("prompt"))
+            prompts.append(options.prompt if options.prompt is not None else _said_prompt(image.info))
     stack = torch.cat(images)
     scores = gan.score(stack)
     told = [i for i, prompt in enumerate(prompts) if prompt is not None]
@@ -289,6 +298,17 @@ def _score(options: argparse.Namespace) -> None:
     for i in scores.best(len(images)).tolist():
         alignment = f"{scores.alignment[i]:9.2f}" if prompts[i] is not None else "        –"
         print(f"{scores.total[i]:7.2f}  {scores.realism[i]:7.2f}  {alignment}  {options.images[i]}")
+
+
+def _said_prompt(info: dict) -> str | None:
+    """The prompt that `generate` wrote into a picture; ComfyUI writes its graph under the same name."""
+    import json
+
+    text = info.get("prompt")
+    try:
+        return None if isinstance(json.loads(text or ""), dict) else text
+    except ValueError:
+        return text
 
 
 def _walk(options: argparse.Namespace) -> None:
@@ -341,7 +361,10 @@ def _explore(options: argparse.Namespace) -> None:
     from PIL import Image
 
     from .language.model import LanguageModel
-    from .pictures import labelled_sheet, to_uint8
+    from .pictures import labelled_sheet, save_new, to_uint8
+
+    if options.out.suffix.lower() not in PICTURES:
+        raise ValueError(f"{options.out} should end in {', '.join(PICTURES)}: a kind of picture.")
 
     rows, columns = [(i, psi) for i in range(len(options.prompts)) for psi in options.truncation], options.n
     if not 1 <= columns * len(rows) <= SHOWN:
@@ -358,8 +381,7 @@ def _explore(options: argparse.Namespace) -> None:
     names = [f"{_label(options.prompts, i)}psi {psi:g}" for i, psi in rows]
     sheet = to_uint8(labelled_sheet(torch.cat(pictures), [str(seed) for seed in seeds], names))[0]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(options.out)
-    print(f"{_count(columns * len(rows), 'picture')} on {options.out}")
+    print(f"{_count(columns * len(rows), 'picture')} on {save_new(Image.fromarray(sheet), options.out)}")
 
 
 def _label(prompts: list[str], i: int) -> str:
@@ -367,6 +389,22 @@ def _label(prompts: list[str], i: int) -> str:
     if len(prompts) == 1:
         return ""
     return f"{prompts[i][:30] if prompts[i].isascii() else f'prompt {i + 1}'}, "
+
+
+def _seed(text: str) -> int:
+    """An argparse type: a number from 0."""
+    return _number(text, 0)
+
+
+def _from_one(text: str) -> int:
+    """An argparse type: a number from 1."""
+    return _number(text, 1)
+
+
+def _number(text: str, least: int) -> int:
+    if not text.isdecimal() or not least <= int(text[:20]) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r:.30} is no number from {least} to {2**63 - 1}.")
+    return int(text)
 
 
 def _seeds(text: str) -> list[int]:
@@ -394,9 +432,15 @@ def _restore(options: argparse.Namespace) -> None:
     from PIL import Image
 
     from .language.model import LanguageModel
-    from .pictures import read_picture, to_uint8
+    from .pictures import read_picture, save_new, to_uint8
     from .restoration import restore, restyle
 
+    if options.style is None and options.keep is not None:
+        raise ValueError("--keep says how much stays of a picture that is drawn in another style: give --style too.")
+    if options.style is not None and (options.undo or options.mask or options.zoom != 1):
+        raise ValueError("A picture is either mended (--undo, --mask, --zoom) or drawn in another style (--style): do one, then the other.")
+    _check_folder(options.out)
+    keep = 0.5 if options.keep is None else options.keep
     device = _device(options.device)
     pictures = [read_picture(path) for path in options.images]
     mask = None if options.mask is None else read_picture(options.mask)[..., :3].mean(3)
@@ -405,17 +449,15 @@ def _restore(options: argparse.Namespace) -> None:
     model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
     condition = model.encode([options.prompt], gan.recipe)
     style = None if options.style is None else model.encode([options.style], gan.recipe)
-    names = [path.stem for path in options.images]
     with _bar("steps") as bar, torch.inference_mode():
-        for i, (name, picture) in enumerate(zip(names, pictures)):
+        for path, picture in zip(options.images, pictures):
             if style is None:
                 result = restore(gan, picture, condition, undo, mask, options.zoom, options.steps, bar)
             else:
-                result = restyle(gan, picture, condition, style, keep=options.keep, steps=options.steps, progress=bar)[0]
-            number = f"-{names[:i].count(name) + 1}" if names.count(name) > 1 else ""
+                result = restyle(gan, picture, condition, style, keep=keep, steps=options.steps, progress=bar)[0]
             options.out.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(to_uint8(result)[0]).save(options.out / f"{name}{number}.png")
-    print(f"{_count(len(pictures), 'picture')} in {options.out}{os.sep}")
+            written = save_new(Image.fromarray(to_uint8(result)[0]), options.out / f"{path.stem}.png")
+    print(f"{written}" if len(pictures) == 1 else f"{len(pictures)} pictures in {options.out}{os.sep}")
 
 
 def _edit(options: argparse.Namespace) -> None:
@@ -423,7 +465,7 @@ def _edit(options: argparse.Namespace) -> None:
     from .gan import Latent
     from .inversion import invert
     from .language.model import LanguageModel
-    from .pictures import contact_sheet, read_picture
+    from .pictures import contact_sheet, read_picture, save_new
 
     if not options.out.name.endswith(latents.LATENT_FILE):
         raise ValueError(f"{options.out} should end in {latents.LATENT_FILE}: that is the one format written.")
@@ -465,7 +507,7 @@ def _edit(options: argparse.Namespace) -> None:
     pictures, latent = drawn(latent)
     latents.save_latent(latent, options.out, gan, options.prompt)
     sheet = options.out.with_name(options.out.name.removesuffix(latents.LATENT_FILE) + ".png")
-    contact_sheet(pictures, min(len(pictures), 8)).save(sheet)
+    sheet = save_new(contact_sheet(pictures, min(len(pictures), 8)), sheet)
     print(f"{_count(len(latent), 'latent')} in {options.out}, drawn on {sheet}")
 
 
@@ -500,7 +542,7 @@ def _models(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from .training.run import train_folder
 
-    run = options.run_dir or options.out.with_suffix("")
+    run = options.run_dir or _run_of(options.out)
     settings = _training_settings(options)
     device = _own_device(options.device)
     with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
@@ -524,6 +566,10 @@ def _train_encoder(options: argparse.Namespace) -> None:
             start_from=options.start_from, llm=options.llm, device=device, progress=progress,
         )  # fmt: skip
     print(f"{written}, with its log and samples in {run}{os.sep}")
+
+
+def _run_of(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-run")
 
 
 def _training_settings(options: argparse.Namespace) -> dict:
@@ -601,7 +647,7 @@ def _compress(options: argparse.Namespace) -> None:
     else:
         if options.data is None:
             raise ValueError("A student learns from captions: give the folder that the GAN was trained on with --data.")
-        run, dtype = options.run_dir or options.out.with_suffix(""), torch.int8 if options.int8 else torch.float16
+        run, dtype = options.run_dir or _run_of(options.out), torch.int8 if options.int8 else torch.float16
         settings, device = _training_settings(options), _device(options.device)
         with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
             distill_folder(

@@ -21,6 +21,7 @@ from .recorded import Recordings
 
 CACHED = 2**24  # bytes of one layer's activations that stay in a CPU's cache: pictures drawn by more at once take longer each
 RECORDED = 2**26  # bytes of them up to which a GPU draws a recording: with more, asking for its kernels is not what takes time
+MOST_PSI = 2.0  # truncation, beyond which nothing is drawn that anybody would want
 TOKENS = 8  # a GPU's prompts are padded to multiples of so many, which makes fewer kinds of recording
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
 
@@ -265,13 +266,15 @@ class GAN(nn.Module):
 
         `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time, or
         as many as a CPU's cache holds; what does not fit the device's memory is tried again in halves. `progress(done, total)`
-        is called after every part and may raise to stop. Raises ValueError where condition, latent or `transparent` does not
-        fit, or there is nothing to draw.
+        is called after every part and may raise to stop. Raises ValueError where condition, latent, truncation or
+        `transparent` does not fit, or there is nothing to draw.
         """
         if isinstance(latent, Tensor):
             latent = Latent(latent)
         self.check(condition)
         self.check_latent(latent)
+        if not 0 <= truncation_psi <= MOST_PSI:
+            raise ValueError(f"A truncation of {truncation_psi:g}: give from 0, all alike, over 1 to {MOST_PSI:g}.")
         if transparent and not self.generator.config.things:
             raise ValueError(
                 f"The GAN {self.card.name} draws its background too: for transparent pictures take one trained with scenes."

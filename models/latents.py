@@ -47,6 +47,8 @@ def mix(
     style = _fitted(style, len(content), "styles")
     if content.styles is None or style.styles is None:
         raise ValueError("Styles are mixed as they were drawn: draw both latents first, with the Conditional GAN Generator.")
+    if not 0 <= strength <= 2:
+        raise ValueError(f"A strength of {strength:g}: give from 0 to 2.")
     shift = torch.zeros_like(content.styles)
     shift[:, layers] = strength * (style.styles - content.styles)[:, layers]
     z = content.z.clone()
@@ -147,6 +149,8 @@ def vary(latent: Latent, count: int, strength: float, seed: int) -> Latent:
     al. 2013, arXiv 1202.0709, eq. 4.7). strength s: 0 is the latent itself, 1 has nothing of its z left; edits stay."""
     if not 0 <= strength <= 1:
         raise ValueError(f"A strength of {strength:g}: give from 0 to 1.")
+    if count < 1:
+        raise ValueError(f"{count} variations of each: give 1 or more.")
     many = replace(latent, styles=None, looks=None)[torch.arange(len(latent)).repeat_interleave(count)]
     noise = torch.randn(many.z.shape, generator=torch.Generator().manual_seed(seed))
     return replace(many, z=(1 - strength**2) ** 0.5 * many.z + strength * noise)

@@ -1,5 +1,7 @@
 """Between the networks' pictures, [B,3,R,R] in -1..1, and everyone else's, [B,H,W,3] in 0..1."""
 
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,41 @@ def read_picture(path: Path) -> Tensor:
     """The picture in a file, upright, with its opacity: [1,H,W,4] in 0..1. ValueError where it is none."""
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
+            upright = rgba(ImageOps.exif_transpose(image))
             return torch.from_numpy(np.array(upright)).float().div(255)[None]
     except OSError:
         raise ValueError(f"{path} is not a picture that can be read.") from None
+    except (ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from None
+
+
+def rgba(image: Image.Image) -> Image.Image:
+    """A picture of any mode in 8 bits, with its opacity. ValueError for pixels in floating point, whose range nobody knows."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    if image.mode.startswith("I"):  # 16 bits, which convert() would clip to 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGBA")
+
+
+def save_new(image: Image.Image, path: Path, **settings) -> Path:
+    """Write a picture, in the format that the path's suffix says, where no other is -> where that is: at `path`, or under the next
+    number, as in name-2.png. One that is there already, byte for byte, is not written again."""
+    file = BytesIO()
+    image.save(file, Image.registered_extensions()[path.suffix.lower()], **settings)
+    for number in count(1):
+        place = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        try:
+            with place.open("xb") as new:
+                try:
+                    new.write(file.getbuffer())
+                    return place
+                except OSError:  # half a picture is none
+                    place.unlink()
+                    raise
+        except FileExistsError:
+            if place.is_file() and place.read_bytes() == file.getbuffer():
+                return place
 
 
 def on_white(images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .pictures import from_network, on_white, to_network
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
 FAR, SEAM = 0.1, 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
 EDGE = 0.2  # a step of this much at the rim, of pixels in -1..1, is rather an edge than a seam
-LARGEST = 2048  # pixels, of a side of what is restored
+LARGEST = 2048  # pixels, of a side of what is restored: of a picture, or where it only has holes, of a hole and what is around it
 
 
 def restore(
@@ -51,7 +51,12 @@ def restore(
     lost = torch.zeros(len(x), 1, height, width)
     if mask is not None:
         lost = (F.interpolate(mask[:, None].float().cpu(), (height, width)) > 0.5).float().expand(len(x), -1, -1, -1)
-    only_holes = kinds <= {"inpaint"}
+    only_holes, least = kinds <= {"inpaint"}, int(CONTEXT * gan.resolution)
+    if only_holes and (side := max((_around(hole, least)[2] for hole in lost[:, 0] if hole.any()), default=0)) > LARGEST:
+        raise ValueError(
+            f"A hole of this mask, with what is around it, is {side} pixels wide, more than {LARGEST}: cover less at a time, or give"
+            " smaller pictures."
+        )
     results = []
     for row in range(len(x)):
         picture, hole = x[row : row + 1], lost[row : row + 1]
@@ -60,10 +65,10 @@ def restore(
         if only_holes and not hole.any():
             results.append(picture)
             continue
-        top, left, side = _around(hole[0, 0], int(CONTEXT * gan.resolution)) if only_holes else (0, 0, max(height, width))
+        top, left, side = _around(hole[0, 0], least) if only_holes else (0, 0, max(height, width))
         square, seen, back = _square(picture, 1 - hole, top, left, side)
         # Holes are filled at no more pixels than a GAN knows what to do with; what else is undone, at all that there are.
-        size = min(max(side, gan.resolution), int(CONTEXT * gan.resolution)) if only_holes else side
+        size = min(max(side, gan.resolution), least) if only_holes else side
         mended = _mend(gan, square, seen, condition[[row]], own, size, steps, report)
         if mask is not None:
             mended = _match_rim(mended, square, seen, kinds)
@@ -81,15 +86,15 @@ def _check(gan: GAN, images: Tensor, undo: Collection[str], mask: Tensor | None,
         raise ValueError(f"There is no way to undo {unknown[0]!r}: there are {', '.join(KINDS)}.")
     if not 1 <= zoom <= 8:
         raise ValueError(f"A zoom of {zoom:g}: give from 1 to 8.")
-    if max(images.shape[1:3]) * zoom > LARGEST:
-        raise ValueError(
-            f"{images.shape[2]} x {images.shape[1]} pixels times {zoom:g} are more than {LARGEST} to a side: give smaller pictures."
-        )
     if mask is not None:
         check_mask(mask, len(images))
     kinds = set(undo) | ({"inpaint"} if mask is not None else set()) | ({"enlarge"} if zoom > 1 else set())
     if "inpaint" in undo and mask is None:
         raise ValueError("To inpaint, a mask must say what is lost.")
+    if kinds - {"inpaint"} and max(images.shape[1:3]) * zoom > LARGEST:
+        raise ValueError(
+            f"{images.shape[2]} x {images.shape[1]} pixels times {zoom:g} are more than {LARGEST} to a side: give smaller pictures."
+        )
     if not kinds:
         raise ValueError(f"There is nothing to undo: give a mask, a zoom above 1, or some of {', '.join(KINDS[1:])}.")
     if gan.encoder is None and kinds - {"inpaint"}:

@@ -176,9 +176,11 @@ def new_output_file(folder: str, prefix: str, suffix: str) -> Path:
 
 
 def files_of_a_user(folder: str, suffix: str) -> dict[str, Path]:
-    """Name and path of every file that ends on `suffix` in a folder of ComfyUI/output, and in ComfyUI/input."""
-    homes = Path(folder_paths.get_output_directory(), folder), Path(folder_paths.get_input_directory())
-    return {path.name: path for home in homes if home.is_dir() for path in sorted(home.glob(f"*{suffix}")) if path.is_file()}
+    """Name and path of every file that ends on `suffix` in ComfyUI/input, and in a folder of ComfyUI/output or below it."""
+    given = sorted(Path(folder_paths.get_input_directory()).glob(f"*{suffix}"))
+    home = Path(folder_paths.get_output_directory(), folder)
+    made = {path.relative_to(home).as_posix(): path for path in sorted(home.rglob(f"*{suffix}")) if path.is_file()}
+    return {f"input/{path.name}" if path.name in made else path.name: path for path in given if path.is_file()} | made
 
 
 def stamp(path: Path) -> tuple[str | int, ...]:

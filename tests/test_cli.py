@@ -1,11 +1,14 @@
 """The command line, run as a user runs it but in this process."""
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 from llm_gan.models import cli
 from llm_gan.models.checkpoint import DEFAULT_GAN, save_gan
 from llm_gan.models.cli import main
+from llm_gan.models.pictures import read_picture
 
 from test_gan import small_gan
 
@@ -30,9 +33,11 @@ def test_generate_then_score(tmp_path, capsys):
     stages = capsys.readouterr().out
     assert "load the language model: " in stages and "draw 4 pictures: " in stages
 
-    before = [f.read_bytes() for f in files]
+    before = {f: f.read_bytes() for f in out.iterdir()}
     assert main(command) == 0
-    assert [f.read_bytes() for f in files] == before
+    assert {f: f.read_bytes() for f in out.iterdir()} == before
+    assert main([*command, "--truncation", "0.5"]) == 0 and "sheet-2.png" in capsys.readouterr().out
+    assert all(f.read_bytes() == content for f, content in before.items()) and (out / "000-a-red-heart-5-00-2.png").exists()
 
     capsys.readouterr()
     assert main(["score", *map(str, files)]) == 0
@@ -65,7 +70,7 @@ def test_a_list_of_prompts_is_drawn_part_by_part(tmp_path, monkeypatch, capsys):
 
 @needs_default
 def test_a_walk_is_frames_and_an_animation(tmp_path, monkeypatch, capsys):
-    out, drawn = tmp_path / "walk", tmp_path / "drawn"
+    out = tmp_path / "walk"
     monkeypatch.setattr(cli, "AT_ONCE", 3)  # drawn in parts
     command = ["walk", "a red heart", "狗脸", "--seeds", "1,2", "--frames", "5", "--fps", "10", "--out", str(out)]
     assert main(command) == 0 and "5 frames and walk.webp" in capsys.readouterr().out
@@ -75,6 +80,7 @@ def test_a_walk_is_frames_and_an_animation(tmp_path, monkeypatch, capsys):
         assert (animation.n_frames, animation.info["loop"], animation.size) == (5, 0, (128, 128))
 
     for prompt, seed, frame in (("a red heart", "1", frames[0]), ("狗脸", "2", frames[-1])):
+        drawn = tmp_path / seed
         assert main(["generate", prompt, "-n", "1", "--seed", seed, "--out", str(drawn)]) == 0
         with Image.open(frame) as end, Image.open(drawn / "sheet.png") as stop:
             assert furthest(end, stop) <= 1
@@ -141,7 +147,7 @@ def test_a_spoilt_picture_is_restored_or_restyled(tmp_path, capsys):
     with Image.open(tmp_path / "out" / "soft.png") as sharp:
         assert sharp.size == whole.size and error(sharp) < error(spoilt)
     assert main([*restore, "--style", "a red apple, noto style", "--keep", "0"]) == 0
-    with Image.open(tmp_path / "out" / "soft.png") as restyled:
+    with Image.open(tmp_path / "out" / "soft-2.png") as restyled:
         assert error(restyled) > error(spoilt)
     assert main([*restore[:-1], str(tmp_path / "none")]) == 1
     assert "nothing to undo" in capsys.readouterr().err and not (tmp_path / "none").exists()
@@ -169,6 +175,63 @@ def test_latents_are_made_and_changed(tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
+def picture(path, mode="RGB", size=(40, 30)):
+    path.parent.mkdir(exist_ok=True)
+    Image.linear_gradient("L").resize(size).convert(mode).save(path)
+    return path.read_bytes()
+
+
+@needs_default
+def test_no_picture_is_overwritten(tmp_path, capsys):
+    dog, old = picture(tmp_path / "dog.png"), picture(tmp_path / "old.png")
+    edit = ["edit", str(tmp_path / "dog.png"), "--prompt", "a dog", "--steps", "0", "--out", str(tmp_path / "dog.latent.safetensors")]
+    assert main(edit) == 0 and "dog-2.png" in capsys.readouterr().out
+    assert main(["restore", str(tmp_path / "old.png"), "--undo", "denoise", "--out", str(tmp_path)]) == 0
+    assert "old-2.png" in capsys.readouterr().out
+    assert main(["explore", "a dog", "-n", "1", "--truncation", "1", "--out", str(tmp_path / "old.png")]) == 0
+    assert "old-3.png" in capsys.readouterr().out
+    assert (tmp_path / "dog.png").read_bytes() == dog and (tmp_path / "old.png").read_bytes() == old
+
+
+@needs_default
+def test_what_comfyui_wrote_into_a_picture_is_no_prompt(tmp_path, capsys):
+    from PIL.PngImagePlugin import PngInfo
+
+    for name, text in (("plain", "a dog"), ("comfyui", '{"3": {"class_type": "KSampler"}}')):
+        info = PngInfo()
+        info.add_text("prompt", text)
+        Image.new("RGB", (128, 128), "brown").save(tmp_path / f"{name}.png", pnginfo=info)
+    assert main(["score", str(tmp_path / "plain.png"), str(tmp_path / "comfyui.png")]) == 0
+    rows = {row.split("/")[-1]: row.split() for row in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["comfyui.png"][2] == "–" and float(rows["plain.png"][2]) != 0
+
+
+def test_pictures_of_any_depth_are_read(tmp_path):
+    shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(shades).save(tmp_path / "8.png")
+    Image.fromarray(shades.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(shades.astype(np.int32) * 257).save(tmp_path / "32.tif")
+    expected = read_picture(tmp_path / "8.png")
+    assert expected[0, 0, 1, 0] == pytest.approx(1 / 255)
+    assert all(torch.equal(read_picture(tmp_path / name), expected) for name in ("16.png", "32.tif"))
+    Image.fromarray(shades.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="floating-point"):
+        read_picture(tmp_path / "float.tif")
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ValueError, match="bomb.png cannot be read"):
+        read_picture(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("words", [
+    ["generate", "x", "--seed", "9" * 30], ["generate", "x", "--columns", "-3"], ["restore", "x.png", "--steps", "-1"],
+    ["edit", "1", "--prompt", "x", "--out", "x.latent.safetensors", "--vary", "0"],
+])  # fmt: skip
+def test_numbers_that_nothing_can_be_done_with_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "is no number from" in capsys.readouterr().err
+
+
 def test_models_lists_gans_in_a_folder(tmp_path, capsys):
     save_gan(small_gan(), tmp_path / "mine.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"not a checkpoint")
@@ -186,11 +249,18 @@ ERRORS = {
     "no such device": (["generate", "x", "--device", "abacus"], "cannot be used here"),
     "no folder to train on": (["train", "nowhere", "--out", "x.safetensors"], "There is no folder"),
     "no checkpoint name": (["train", "nowhere", "--out", "x.pt"], "should end in .safetensors"),
+    "a file for a folder": (["generate", "x", "--out", cli.__file__], "is a file: give a folder"),
+    "a wild truncation": (["generate", "x", "--truncation", "nan"], "give from 0"),
+    "bytes that are no text": (["generate", "caf\udce9"], "no text in UTF-8"),
     "odd resolution": (["train", "nowhere", "--out", "x.safetensors", "--resolution", "100"], "cannot be drawn"),
     "nothing to resume": (["train", "nowhere", "--out", "x.safetensors", "--resume"], "nothing to resume"),
     "a walk without a way": (["walk", "x"], "two stops or more"),
     "no frames": (["walk", "x", "--seeds", "1,2", "--frames", "0"], "from 2 to 4096"),
     "a crawl": (["walk", "x", "--seeds", "1,2", "--fps", "0"], "from 0.1 to 100"),
+    "a run among the pictures": (["train", "icons", "--out", "i.safetensors", "--run-dir", "icons/run"], "among the pictures"),
+    "a sheet of no kind": (["explore", "x", "--out", "sheet"], "should end in .png"),
+    "a style and a mask": (["restore", "x.png", "--style", "x", "--mask", "x.png"], "either mended"),
+    "kept of no style": (["restore", "x.png", "--undo", "denoise", "--keep", "1"], "give --style too"),
     "no columns": (["explore", "x", "-n", "0"], "from 1 to 1024"),
     "nothing to compress by": (["compress", "x.safetensors", "--out", "y.safetensors"], "--int8, for a student with --share"),
     "a student without captions": (["compress", "x.safetensors", "--out", "y.safetensors", "--share", "0.5"], "with --data"),

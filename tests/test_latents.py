@@ -192,6 +192,14 @@ def test_directions_change_the_picture_and_strength_says_how_far(gan, conditions
     assert apart(moved[1.0], moved[-1.0]) > apart(moved[1.0], moved[0.0]) / 2
 
 
+def test_changes_that_make_nothing_are_refused(gan, apples):
+    with pytest.raises(ValueError, match="0 variations"):
+        vary(apples[1], 0, 0.5, 0)
+    for strength in (float("nan"), -1.0, 3.0):
+        with pytest.raises(ValueError, match="from 0 to 2"):
+            mix(gan.generator, apples[1], apples[1], [0], strength=strength)
+
+
 def test_directions_that_are_not_there_are_refused(gan):
     with pytest.raises(ValueError, match="no method 'luck'"):
         directions(gan, "luck", [0], 1)

@@ -729,6 +729,20 @@ def test_a_saved_latent_is_loaded_and_draws_the_same(pack, gan, draw, encode):
         pack.run("LoadLatent", latent=path.name)
 
 
+def test_saved_latents_are_found_below_their_folder_and_beside_others_of_their_name(pack, tmp_path, monkeypatch):
+    comfyui = pack.module("nodes.comfyui")
+    monkeypatch.setattr(comfyui.folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(comfyui.folder_paths, "get_input_directory", lambda: str(tmp_path / "input"))
+    for name in ("output/latents/a.x", "output/latents/fruit/b.x", "input/a.x", "input/c.x", "input/deep/d.x"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = {name: path.relative_to(tmp_path).as_posix() for name, path in comfyui.files_of_a_user("latents", ".x").items()}
+    assert found == {
+        "a.x": "output/latents/a.x", "fruit/b.x": "output/latents/fruit/b.x", "input/a.x": "input/a.x", "c.x": "input/c.x",
+    }  # fmt: skip
+
+
 # --- pictures
 
 

@@ -153,6 +153,19 @@ def test_what_is_masked_is_not_looked_at(gan, condition, pictures):
     assert torch.equal(one.sketch_shift, two.sketch_shift) and torch.equal(one.z, two.z)
 
 
+def test_a_hole_is_filled_in_a_picture_of_any_size(gan, condition):
+    large, mask = torch.rand(1, 2300, 2300, 3), torch.zeros(1, 2300, 2300)
+    mask[:, 1000:1200, 1000:1200] = 1
+    filled = restore(gan, large, condition[:1], mask=mask)
+    changed = (filled != large).any(3)[0].nonzero()
+    assert len(changed) and changed.min() >= 1000 and changed.max() < 1200
+    with pytest.raises(ValueError, match="2048 to a side"):
+        restore(gan, large, condition[:1], {"denoise"}, mask)
+    mask[:, 100:1500, 100:1500] = 1
+    with pytest.raises(ValueError, match="with what is around it, is 2300 pixels wide"):
+        restore(gan, large, condition[:1], mask=mask)
+
+
 def test_it_works_under_inference_mode(gan, condition, pictures):
     with torch.inference_mode():
         plain = gan.generate(condition, gan.sample_z(0, 4))[0]  # fills every cache with what inference mode made

@@ -393,6 +393,23 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="draws 32 px: a GAN can grow"):
         trained("e", start=tmp_path / "d.safetensors")
 
+    def resumed(**resolution):
+        return run.train_folder(
+            folder, tmp_path / "d.safetensors", tmp_path / "d", settings={"images": 16}, resume=True, **resolution
+        )
+
+    assert resumed().resolution == 32 and load_gan(tmp_path / "d.safetensors").card.images_seen == 16
+    with pytest.raises(ValueError, match="draws 32 px, not 64: resume it with that"):
+        resumed(resolution=64)
+    with pytest.raises(ValueError, match="among the pictures"):
+        run.train_folder(folder, tmp_path / "g.safetensors", folder / "run")
+    (tmp_path / "d" / "state.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="is damaged"):
+        resumed()
+    (tmp_path / "d" / "config.json").unlink()
+    with pytest.raises(ValueError, match="config.json of the run .* is missing"):
+        resumed()
+
 
 def test_what_fails_before_the_first_state_is_what_is_said(folder, tmp_path, monkeypatch):
     from llm_gan.models.training import run
@@ -423,6 +440,15 @@ def test_scenes_cannot_be_learnt_by_a_gan_without_a_memory(folder, tmp_path, mon
         run.train_folder(
             folder, tmp_path / "a.safetensors", tmp_path / "a", resolution=64, settings={"scenes": 9}, start_from=plain
         )
+
+
+@pytest.mark.parametrize("settings", [
+    {"batch_size": 0}, {"images": -5}, {"lr_generator": math.nan}, {"betas": [2, 2]}, {"ema_half_life": 0}, {"decay": 0},
+    {"warmup": 0}, {"seed": -1}, {"paired": -1.0},
+])  # fmt: skip
+def test_settings_that_no_training_can_be_run_with_are_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} = .* should be from"):
+        TrainingConfig.preset("quick", 100, **settings)
 
 
 def test_nothing_to_resume(folder, tmp_path):

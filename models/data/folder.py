@@ -33,6 +33,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..pictures import rgba
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says: other decoders start programs (EPS)
 MIN_SIDE = 16  # px; what is smaller holds nothing to learn
@@ -420,11 +422,7 @@ def _upright_on_white(image: Image.Image, resolution: int) -> tuple[Image.Image,
     """The first frame as a square, RGB on white and its opacity L, that is less than 2 × OVERSAMPLED times as large as asked for, or as large as it was."""
     image.load()
     turn = _TURNS.get(image.getexif().get(0x0112))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
-    if image.mode.startswith("I"):  # 16 bits, which convert() would clip to 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    image = image.convert("RGBA")
+    image = rgba(image)
     if (factor := max(image.size) // (OVERSAMPLED * resolution)) > 1:
         image = image.reduce(factor)
     if turn is not None:

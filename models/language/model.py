@@ -137,6 +137,8 @@ class LanguageModel(nn.Module):
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError("The prompts must be a list of texts.")
+        if any("\ud800" <= letter <= "\udfff" for prompt in prompts for letter in prompt):
+            raise ValueError("A prompt holds bytes that are no text in UTF-8: write it anew.")
         if not prompts:
             raise ValueError("There is no prompt to encode: give at least one, which may be empty.")
         recipe = self._own(recipe)

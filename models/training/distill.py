@@ -7,7 +7,6 @@ picture it is paired with is the teacher's of the same z and prompt: pixels and 
 discriminator tells the student's pictures from the teacher's.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ..generator import Generator, GeneratorConfig
 from ..language.model import LanguageModel
 from .dataset import Batch, Dataset, build_dataset
 from .run import check_out, frozen_features, publish, publish_saved, read_training
+from .state import read_settings
 from .trainer import TrainingConfig, train
 
 DRAWS = ("canvas.", "scales.", "to_opacity.")  # the parameters that depend on the channels, all the others are the teacher's
@@ -133,13 +133,13 @@ def distill_folder(
     The rest is as in `train_folder`; when resuming, the share is the run's own.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
-    check_out(out, run, resume)
+    check_out(out, run, resume, data)
     master = load_gan(teacher, device)
     if resume:
         shape = load_gan(run / "model.safetensors").generator.config
         if replace(shape, channels=master.generator.config.channels) != master.generator.config:
             raise ValueError(f"The run in {run} has another teacher than {teacher.name}: resume with that one.")
-        settings = json.loads((run / "config.json").read_text()) | (settings or {})
+        settings = read_settings(run) | (settings or {})
     else:
         shape = slimmer(master.generator.config, share)
     examples, _ = read_training(data)

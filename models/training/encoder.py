@@ -29,7 +29,8 @@ from .log import RunLog
 from .loop import learn
 from .losses import feature_distance
 from .run import read_training
-from .state import check_run, load_optimizer, optimizer_tensors, read_state, under
+from .state import check_run, load_optimizer, optimizer_tensors, read_settings, read_state, under
+from .trainer import check_limits
 
 log = logging.getLogger(__name__)
 ALONE = 0.6  # share of the pictures with one kind of damage,
@@ -200,7 +201,7 @@ def train_encoder_folder(
     `progress` raises, the encoder is written as it was then. An encoder that is there already is replaced by what has learnt.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
-    check_run(run, resume)
+    check_run(run, resume, data)
     gan = load_gan(checkpoint)
     if gan.discriminator is None:
         raise ValueError(
@@ -211,10 +212,13 @@ def train_encoder_folder(
     if start_from is not None:
         _begin_with(gan.encoder, load_gan(start_from).encoder, start_from)
     examples, skipped = read_training(data)
-    settings = json.loads((run / "config.json").read_text()) if resume else {}
+    if gan.generator.config.things:
+        compose(examples, 1)  # refuses names it cannot make sentences of
+    settings = read_settings(run) if resume else {}
     if start_from is not None:
         settings.setdefault("lr", GOING_ON)
     settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
+    check_limits(settings)
     config = EncoderTraining(**settings)
     model = LanguageModel.load(llm or gan.recipe.model, device=device)
     if difference := model.recipe().difference(gan.recipe):

@@ -1,7 +1,6 @@
 """From a folder of captioned pictures to a checkpoint: what `llm-gan train` runs."""
 
 import io
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
 from .probes import probed, sample_sheet
 from .reader import fit_memory, fit_reader
-from .state import check_run
+from .state import check_run, read_settings
 from .trainer import TrainingConfig, train
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def train_folder(
     out: Path,
     run: Path,
     *,
-    resolution: int = 64,
+    resolution: int | None = None,
     preset: str = "balanced",
     settings: dict[str, Any] | None = None,
     resume: bool = False,
@@ -53,24 +52,29 @@ def train_folder(
 ) -> GAN:
     """Train on the captioned pictures of `data` and write the checkpoint `out`; `run` keeps log, samples and state.
 
-    `settings` are fields of `TrainingConfig` that differ from the preset, or when resuming from the run's own.
+    `settings` are fields of `TrainingConfig` that differ from the preset, or when resuming from the run's own. `resolution` is 64
+    pixels where nothing is said, or the resumed run's.
     `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
     new run begins with its weights. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
     raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
-    check_out(out, run, resume)
+    check_out(out, run, resume, data)
+    begin = run / "model.safetensors" if resume else start_from
+    start = load_gan(begin) if isinstance(begin, Path) else begin
+    if resume:
+        settings = read_settings(run) | (settings or {})
+        if resolution not in (None, start.resolution):
+            raise ValueError(f"The run in {run} draws {start.resolution} px, not {resolution}: resume it with that.")
+        resolution = start.resolution
+    resolution = 64 if resolution is None else resolution
     shape = GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
     examples, skipped = read_training(data)
-    if resume:
-        settings = json.loads((run / "config.json").read_text()) | (settings or {})
     config = TrainingConfig.preset(preset, len(examples), **(settings or {}))
     if config.scenes:
         compose(examples, 1)  # refuses names it cannot make sentences of
         if resolution < 64:
             raise ValueError(f"Scenes of several things need 64 px or more, not {resolution}.")
-    begin = run / "model.safetensors" if resume else start_from
-    start = load_gan(begin) if isinstance(begin, Path) else begin
     if start is not None and start.resolution > resolution:
         raise ValueError(f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}.")
     features = frozen_features()
@@ -149,12 +153,13 @@ def read_training(data: Path) -> tuple[list[Example], list[Skipped]]:
     return examples, skipped
 
 
-def check_out(out: Path, run: Path | None = None, resume: bool = False) -> None:
-    """Raise unless the checkpoint `out`, and a `run` where there is one, can be written without a loss."""
+def check_out(out: Path, run: Path | None = None, resume: bool = False, data: Path | None = None) -> None:
+    """Raise unless the checkpoint `out`, and a `run` where there is one, can be written without a loss, and beside the pictures in
+    `data`."""
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
     if run is not None:
-        check_run(run, resume)
+        check_run(run, resume, data)
     if out.exists() and not resume:
         raise FileExistsError(f"{out} is there already: choose another name, or move it away.")
 

@@ -1,14 +1,20 @@
 """What a run keeps in its folder to be gone on from: every tensor that its next step depends on."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 
-def check_run(run: Path, resume: bool) -> None:
-    """FileNotFoundError where there is nothing to resume, FileExistsError where a new run would overwrite another."""
+def check_run(run: Path, resume: bool, data: Path | None = None) -> None:
+    """FileNotFoundError where there is nothing to resume, FileExistsError where a new run would overwrite another, ValueError
+    where its samples would lie among the pictures in `data`."""
+    if data is not None and run.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"The run would be kept among the pictures in {data}: give another folder for it with --run-dir.")
     exists = (run / "state.safetensors").exists()
     if resume and not exists:
         raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
@@ -17,8 +23,19 @@ def check_run(run: Path, resume: bool) -> None:
 
 
 def read_state(run: Path) -> dict[str, Tensor]:
-    """The tensors that `Trainer.load` takes, as the run last saved them."""
-    return load_file(run / "state.safetensors")
+    """The tensors that `Trainer.load` takes, as the run last saved them. ValueError where the file is damaged."""
+    try:
+        return load_file(run / "state.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"The state of the run in {run} is damaged ({error}): start again, from its model.safetensors.") from None
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The settings that the run was begun with. ValueError where they are not there."""
+    try:
+        return dict(json.loads((run / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        raise ValueError(f"The config.json of the run in {run} is missing or damaged: start again, from its model.safetensors.") from None
 
 
 def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -79,7 +80,7 @@ class TrainingConfig:
     def preset(cls, name: str, pictures: int, **changes) -> "TrainingConfig":
         """`quick`, `balanced` or `best` for a folder of so many pictures, with `changes` to single fields.
 
-        Raises ValueError, naming what there is, for an unknown preset or field or a value of another type.
+        Raises ValueError, naming what there is, for an unknown preset or field, a value of another type or beyond its limits.
         """
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name}: take {', '.join(PRESETS)}.")
@@ -96,8 +97,34 @@ class TrainingConfig:
                 fits = type(value) is kind or (kind is float and type(value) is int)
             if not fits:
                 raise ValueError(f"The setting {key} = {value!r:.40} should be like {getattr(cls, key)!r}.")
+        check_limits(changes)
         return cls(**{"images": max(exposures * pictures, least)} | changes)
 
+
+def check_limits(settings: dict[str, Any]) -> None:
+    """ValueError where one of the settings of a training is beyond what it can be run with."""
+    for name, value in settings.items():
+        low, high = LIMITS.get(name, (0, 1e6))
+        if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"The setting {name} = {value!r:.40} should be from {low:g} to {high:g}.")
+
+
+LIMITS = {  # of settings; a share of the generator's step may be anything from 0
+    "images": (0, 1e12),
+    "batch_size": (1, 1e5),
+    "lr_generator": (0, 1),
+    "lr_memory": (0, 1),
+    "lr_discriminator": (0, 1),
+    "lr": (0, 1),
+    "betas": (0, 1 - 1e-6),
+    "warmup": (1, 1e9),
+    "decay": (1e-6, 1),
+    "ema_half_life": (1, 1e9),
+    "augment": (0, 1),
+    "overfit": (-1, 1),
+    "adversarial_from": (0, 1),
+    "seed": (0, 2**40),
+}
 
 # How often each picture is shown, and how many are in all at the least: a small folder needs as many steps to draw at all.
 PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000)}
