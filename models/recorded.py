@@ -68,7 +68,6 @@ class Recordings:
             self._kinds.popitem(last=False)
         return work(*inputs, **settings) if run is None else run(inputs)
 
-
     def _recorded(self, work: Callable[..., Tensors], inputs: Tensors) -> Callable[[Tensors], Tensors]:
         try:
             if self._pool is None:
