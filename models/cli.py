@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompts", nargs="*", metavar="PROMPT")
     generate.add_argument("--prompts", dest="file", type=Path, metavar="FILE", help="a text file of more of them, one a line")
     generate.add_argument("-n", type=int, default=4, help="pictures for each prompt (4)")
-    generate.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same pictures (0)")
+    generate.add_argument("--seed", type=_from_zero, default=0, help="the same seed draws the same pictures (0)")
     generate.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
     generate.add_argument("--expand", action="store_true", help="let the language model describe the picture first")
     generate.add_argument("--transparent", action="store_true", help="leave the background out (a GAN trained with scenes)")
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explore = command("explore", _explore, "Show what prompts give: a column for each seed, a row for each truncation.")
     explore.add_argument("prompts", nargs="+", metavar="PROMPT", help="each has rows of its own")
-    explore.add_argument("--seed", type=_seed, default=0, help="of the first column; the next is one more (0)")
+    explore.add_argument("--seed", type=_from_zero, default=0, help="of the first column; the next is one more (0)")
     explore.add_argument("-n", type=int, default=8, help="columns (8)")
     explore.add_argument("--truncation", type=_psis, default=[0.4, 0.7, 1.0], metavar="PSI,PSI", help="(0.4,0.7,1.0)")
     explore.add_argument("--out", type=Path, default=Path("explore.png"), metavar="FILE", help="picture to write (explore.png)")
@@ -93,14 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--zoom", type=float, default=1.0, help="times larger (1)")
     restore.add_argument("--style", metavar="PROMPT", help="draw them anew by this prompt, which names a style, instead")
     restore.add_argument("--keep", type=float, help="with --style: how much of the picture stays, 0 to 1 (0.5)")
-    restore.add_argument("--steps", type=_seed, default=0, help="of optimisation; 0 is one pass (0)")
+    restore.add_argument("--steps", type=_from_zero, default=0, help="of optimisation; 0 is one pass (0)")
     restore.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(restore)
 
     edit = command("edit", _edit, "Make latents of seeds, pictures or latents, change them, and draw them: in this order of options.")
     edit.add_argument("sources", nargs="+", metavar="SOURCE", help="a seed, a picture, or a .latent.safetensors file")
     edit.add_argument("--prompt", required=True, help="what they show, and what is drawn")
-    edit.add_argument("--steps", type=_seed, default=100, help="of optimisation, to see a picture (100)")
+    edit.add_argument("--steps", type=_from_zero, default=100, help="of optimisation, to see a picture (100)")
     edit.add_argument("--pick", metavar="PLACES", help="take some of them: 0, 3, 5-7")
     edit.add_argument("--average", action="store_true", help="take what they have in common")
     edit.add_argument("--style", metavar="SOURCE", help="take the styles of this one")
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("--method", default="sefa", help="of finding directions: sefa or pca (sefa)")
     edit.add_argument("--vary", type=_from_one, metavar="N", help="make N variations of each")
     edit.add_argument("--variation", type=float, default=0.3, help="how far they go, 0 to 1 (0.3)")
-    edit.add_argument("--seed", type=_seed, default=0, help="of the variations (0)")
+    edit.add_argument("--seed", type=_from_zero, default=0, help="of the variations (0)")
     edit.add_argument("--out", type=Path, required=True, metavar="FILE", help="file.latent.safetensors to write; a .png goes beside it")
     add_models(edit)
 
@@ -391,7 +391,7 @@ def _label(prompts: list[str], i: int) -> str:
     return f"{prompts[i][:30] if prompts[i].isascii() else f'prompt {i + 1}'}, "
 
 
-def _seed(text: str) -> int:
+def _from_zero(text: str) -> int:
     """An argparse type: a number from 0."""
     return _number(text, 0)
 
