@@ -1,7 +1,7 @@
 """A second device, for machines that have none, and what the pack does on it: `test_device.py` runs it in a process of its own.
 
 Tensors of `elsewhere:0` are computed on the CPU. What mixes devices fails here as it would on a GPU, and what does not gives
-the numbers of the CPU. It says nothing of a GPU's own arithmetic.
+the numbers of the CPU. Like Apple's, it has no 64-bit floating-point numbers. It says nothing of a GPU's own arithmetic.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +80,8 @@ def run(function, args, kwargs):
     def wrap(x):
         if not isinstance(x, torch.Tensor):
             return x
+        if x.dtype == torch.float64:
+            raise TypeError(f"{function} gives 64-bit numbers, which not every device has")
         return same[id(x)] if id(x) in same else There(x)
 
     return tree_map(wrap, results)

@@ -257,7 +257,7 @@ ERRORS = {
     "a walk without a way": (["walk", "x"], "two stops or more"),
     "no frames": (["walk", "x", "--seeds", "1,2", "--frames", "0"], "from 2 to 4096"),
     "a crawl": (["walk", "x", "--seeds", "1,2", "--fps", "0"], "from 0.1 to 100"),
-    "a run among the pictures": (["train", "icons", "--out", "i.safetensors", "--run-dir", "icons/run"], "among the pictures"),
+    "a run among the pictures": (["train", "icons", "--out", "i.safetensors", "--run-dir", "icons/run"], "lies among the pictures"),
     "a sheet of no kind": (["explore", "x", "--out", "sheet"], "should end in .png"),
     "a style and a mask": (["restore", "x.png", "--style", "x", "--mask", "x.png"], "either mended"),
     "kept of no style": (["restore", "x.png", "--undo", "denoise", "--keep", "1"], "give --style too"),

@@ -508,6 +508,8 @@ def test_an_encoder_needs_a_gan_that_sees(folder, tmp_path):
     path = save_gan(gan, tmp_path / "seeing.safetensors")
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train_encoder_folder(path, folder, tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="nothing from 0 pictures"):
+        train_encoder_folder(path, folder, tmp_path / "run", images=0)
 
 
 def test_an_encoder_may_begin_with_that_of_another_gan(folder, tmp_path, monkeypatch):

@@ -220,6 +220,8 @@ def train_encoder_folder(
     settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
     check_limits(settings)
     config = EncoderTraining(**settings)
+    if not config.images:
+        raise ValueError("An encoder learns nothing from 0 pictures: give more.")
     model = LanguageModel.load(llm or gan.recipe.model, device=device)
     if difference := model.recipe().difference(gan.recipe):
         raise ValueError(difference)

@@ -14,7 +14,7 @@ def check_run(run: Path, resume: bool, data: Path | None = None) -> None:
     """FileNotFoundError where there is nothing to resume, FileExistsError where a new run would overwrite another, ValueError
     where its samples would lie among the pictures in `data`."""
     if data is not None and run.resolve().is_relative_to(data.resolve()):
-        raise ValueError(f"The run would be kept among the pictures in {data}: give another folder for it with --run-dir.")
+        raise ValueError(f"{run}, where the run would be kept, lies among the pictures in {data}: keep one of them elsewhere.")
     exists = (run / "state.safetensors").exists()
     if resume and not exists:
         raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
