@@ -52,9 +52,10 @@ def unrounded(work: Work) -> Work:
 
     @wraps(work)
     def method(self, x: Tensor, *args, **kwargs):
-        if not torch.is_autocast_enabled(x.device.type):
+        kind = x.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
             return work(self, x, *args, **kwargs)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             return work(self, x, *args, **kwargs)
 
     return method
