@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from llm_gan.models import recorded
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
+from llm_gan.models.gan import Latent
+from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.recorded import MOST, Recordings, near
 
 
@@ -123,6 +126,45 @@ def test_what_cannot_be_recorded_runs_as_it_is(made, monkeypatch, caplog):
         for _ in range(4):
             assert torch.equal(recordings.run(add, x, x)[0], x + x)
     assert len(tried) == 1 and "not permitted" in caplog.text
+
+
+def test_what_a_recording_gives_is_read_before_the_next_one_overwrites_it(made, monkeypatch):
+    """Drawn and read with recordings that spoil, when one is replayed, whatever any of them gave before, as their common memory
+    may."""
+    given, replays = [], []
+
+    def record(work, inputs, pool):
+        own = [x if x is None else x.clone() for x in inputs]
+
+        def replay(inputs):
+            for x, value in zip(own, inputs):
+                if x is not None:
+                    x.copy_(value)
+            for spoilt in given:
+                spoilt.fill_(torch.nan if spoilt.is_floating_point() else 0)
+            results = tuple(result.clone() for result in work(*own))
+            given[:] = results
+            replays.append(work)
+            return results
+
+        return replay
+
+    gan, model = load_gan(DEFAULT_GAN), LanguageModel.load("gemma-3-270m")
+    monkeypatch.setattr(recorded, "record", record)
+
+    def drawn():
+        pictures = []
+        for seed, psi in ((0, 1.0), (1, 0.7), (2, 1.0)):
+            condition = model.encode(["a cat and a dog", "a red heart, flat style"], gan.recipe)
+            z = gan.sample_z(seed, 2)
+            for latent in (Latent(z), Latent(z, background=torch.zeros(2, 3))):
+                pictures.append(gan.generate(condition, latent, psi)[0])
+        return torch.stack(pictures)
+
+    pictures = drawn()
+    assert len(replays) == 2 + 2 * 5 and pictures.isfinite().all()  # all but the first call of each of three kinds
+    monkeypatch.undo()
+    assert torch.equal(pictures, drawn())
 
 
 def test_a_replay_with_other_numbers_is_told():

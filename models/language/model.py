@@ -253,7 +253,8 @@ class LanguageModel(nn.Module):
         """What the reader keeps of the text that stands before every prompt; read once, while the model stays in its place."""
         key = (tokens, layer, self.reader.device, self.reader.dtype)
         if self._before is None or self._before[0] != key:
-            self._recordings.forget()  # they read what was kept before
+            if self._before is not None:
+                self._recordings.forget()  # they read what was kept before
             ids = torch.tensor([tokens], device=self.reader.device)
             self._before = key, self.reader(ids, layer)[1]
         return self._before[1]
