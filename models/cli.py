@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument("--int8", action="store_true", help="store matrices as int8: near half the size, the same pictures")
     compress.add_argument("--share", type=float, metavar="S", help="train a student with this share of the channels, such as 0.5")
     compress.add_argument("--data", type=Path, metavar="DIR", help="for a student: the folder of captions that it is trained on")
-    compress.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (the --out file's, -run)")
+    compress.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (--out's FILE-run)")
     compress.add_argument("--preset", default="balanced", help="quick, balanced or best, as of train (balanced)")
     compress.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     compress.add_argument("--batch-size", type=int, help="(8)")
@@ -438,7 +438,7 @@ def _restore(options: argparse.Namespace) -> None:
     if options.style is None and options.keep is not None:
         raise ValueError("--keep says how much stays of a picture that is drawn in another style: give --style too.")
     if options.style is not None and (options.undo or options.mask or options.zoom != 1):
-        raise ValueError("A picture is either mended (--undo, --mask, --zoom) or drawn in another style (--style): do one, then the other.")
+        raise ValueError("A picture is either mended (--undo, --mask, --zoom) or drawn in another style (--style): one at a time.")
     _check_folder(options.out)
     keep = 0.5 if options.keep is None else options.keep
     device = _device(options.device)

@@ -155,7 +155,7 @@ class TextEncoder(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """z [B,z_dim] -> MLP(z) [B,w_dim], truncated towards its running mean by psi, a number or a tensor of one (1 = not at all)."""
+    """z [B,z_dim] -> MLP(z) [B,w_dim], truncated towards its running mean by psi, a number or a tensor (1 = not at all)."""
 
     def __init__(self, z_dim: int, w_dim: int):
         super().__init__()

@@ -108,8 +108,8 @@ def _without_waiting() -> Iterator[None]:
 
 @torch.inference_mode()
 def record(work: Callable[..., Tensors], inputs: Tensors, pool: tuple) -> Callable[[Tensors], Tensors]:
-    """`work(*inputs)` as a CUDA graph with memory from `pool` -> the function of such inputs that replays it. RuntimeError where
-    it cannot be one, or its replay gives other numbers than `work` gave."""
+    """`work(*inputs)` as a CUDA graph with memory from `pool` -> the function of such inputs that replays it. RuntimeError
+    where it cannot be one, or its replay gives other numbers than `work` gave."""
     with torch.cuda.device(inputs[0].device):
         own = [None if x is None else x.clone() for x in inputs]
         stream, graph = _stream(inputs[0].device), torch.cuda.CUDAGraph()

@@ -13,7 +13,7 @@ from .damage import KINDS, blur, enlarged
 from .gan import GAN, Latent
 from .inversion import Progress, approach, check_encoder, check_mask, draw, for_images, invert, see
 from .latents import between
-from .pictures import from_network, on_white, to_network
+from .pictures import from_network, on_white
 
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
 FAR, SEAM = 0.1, 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
@@ -54,8 +54,8 @@ def restore(
     only_holes, least = kinds <= {"inpaint"}, int(CONTEXT * gan.resolution)
     if only_holes and (side := max((_around(hole, least)[2] for hole in lost[:, 0] if hole.any()), default=0)) > LARGEST:
         raise ValueError(
-            f"A hole of this mask, with what is around it, is {side} pixels wide, more than {LARGEST}: cover less at a time, or give"
-            " smaller pictures."
+            f"A hole of this mask, with what is around it, is {side} pixels wide, more than {LARGEST}: cover less at a time, or"
+            " give smaller pictures."
         )
     results = []
     for row in range(len(x)):

@@ -83,7 +83,7 @@ class Restore(io.ComfyNode):
             search_aliases=["inpaint", "outpaint", "denoise", "deblur", "upscale", "super resolution", "colorize", "repair"],
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN, with an encoder, as the bundled one has."),
-                io.Image.Input("images", tooltip="Pictures: of any size to fill holes in, up to 2048 pixels to a side for all else."),
+                io.Image.Input("images", tooltip="Of any size where holes are filled, up to 2048 pixels to a side for all else."),
                 io.Conditioning.Input("conditioning", tooltip="What they show: one prompt for all, or one for each."),
                 *(io.Boolean.Input(kind, default=False, tooltip=tooltip) for kind, tooltip in _UNDO.items()),
                 io.Float.Input(

@@ -184,8 +184,8 @@ def picture(path, mode="RGB", size=(40, 30)):
 @needs_default
 def test_no_picture_is_overwritten(tmp_path, capsys):
     dog, old = picture(tmp_path / "dog.png"), picture(tmp_path / "old.png")
-    edit = ["edit", str(tmp_path / "dog.png"), "--prompt", "a dog", "--steps", "0", "--out", str(tmp_path / "dog.latent.safetensors")]
-    assert main(edit) == 0 and "dog-2.png" in capsys.readouterr().out
+    edit, out = ["edit", str(tmp_path / "dog.png"), "--prompt", "a dog", "--steps", "0"], tmp_path / "dog.latent.safetensors"
+    assert main([*edit, "--out", str(out)]) == 0 and "dog-2.png" in capsys.readouterr().out
     assert main(["restore", str(tmp_path / "old.png"), "--undo", "denoise", "--out", str(tmp_path)]) == 0
     assert "old-2.png" in capsys.readouterr().out
     assert main(["explore", "a dog", "-n", "1", "--truncation", "1", "--out", str(tmp_path / "old.png")]) == 0
@@ -257,7 +257,7 @@ ERRORS = {
     "a walk without a way": (["walk", "x"], "two stops or more"),
     "no frames": (["walk", "x", "--seeds", "1,2", "--frames", "0"], "from 2 to 4096"),
     "a crawl": (["walk", "x", "--seeds", "1,2", "--fps", "0"], "from 0.1 to 100"),
-    "a run among the pictures": (["train", "icons", "--out", "i.safetensors", "--run-dir", "icons/run"], "lies among the pictures"),
+    "a run among the pictures": (["train", "x", "--out", "y.safetensors", "--run-dir", "x/y"], "lies among the pictures"),
     "a sheet of no kind": (["explore", "x", "--out", "sheet"], "should end in .png"),
     "a style and a mask": (["restore", "x.png", "--style", "x", "--mask", "x.png"], "either mended"),
     "kept of no style": (["restore", "x.png", "--undo", "denoise", "--keep", "1"], "give --style too"),

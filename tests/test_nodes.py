@@ -848,7 +848,8 @@ def test_a_data_set_is_read_again_when_a_picture_is_added_or_renamed_anywhere_in
     picture = tmp_path / "cats" / "a.png"
     picture.parent.mkdir()
     Image.new("RGB", (32, 32)).save(picture)
-    for change in (lambda: None, lambda: (picture.parent / "a.txt").write_text("a cat"), lambda: picture.rename(tmp_path / "b.png")):
+    add, rename = (lambda: (picture.parent / "a.txt").write_text("a cat")), (lambda: picture.rename(tmp_path / "b.png"))
+    for change in (lambda: None, add, rename):
         change()
         assert node.fingerprint_inputs(str(tmp_path)) == node.fingerprint_inputs(str(tmp_path))
         seen.append(node.fingerprint_inputs(str(tmp_path)))

@@ -407,7 +407,7 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is damaged"):
         resumed()
     (tmp_path / "d" / "config.json").unlink()
-    with pytest.raises(ValueError, match="config.json of the run .* is missing"):
+    with pytest.raises(ValueError, match="config.json in .* is missing"):
         resumed()
 
 

@@ -37,7 +37,8 @@ def learn(
     The process that has `figures_log` writes there what `summary` makes of the figures of some steps, and calls `save` every
     `save_every` seconds and at the end, whatever ends it, but never between the halves of a step, which could not be gone on
     from exactly. `lost` is asked of each step whether it diverged, and has then taken the trainer back to an earlier state.
-    A disk that is full is reported, and what was saved before it was stays. MemoryError where a batch is too large for the device.
+    A disk that is full is reported, and what was saved before it was stays. MemoryError where a batch is too large for the
+    device.
     """
     first, whole = figures_log is not None, True
     window: list[Figures] = []

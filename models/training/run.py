@@ -80,7 +80,7 @@ def train_folder(
     features = frozen_features()
     model = LanguageModel.load(llm or DEFAULT_LANGUAGE_MODEL, device=device)
     if config.scenes and start is not None and not start.generator.config.concepts:
-        raise ValueError("The checkpoint to start from has no memory of concepts, which scenes are made of: train a new GAN for them.")
+        raise ValueError("The checkpoint to start from has no memory of concepts, which scenes are made of: train a new GAN.")
     difference = None if start is None else model.recipe().difference(start.recipe)
     if difference:
         raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
@@ -154,8 +154,8 @@ def read_training(data: Path) -> tuple[list[Example], list[Skipped]]:
 
 
 def check_out(out: Path, run: Path | None = None, resume: bool = False, data: Path | None = None) -> None:
-    """Raise unless the checkpoint `out`, and a `run` where there is one, can be written without a loss, and beside the pictures in
-    `data`."""
+    """Raise unless the checkpoint `out`, and a `run` where there is one, can be written without a loss, and not among the
+    pictures in `data`."""
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
     if run is not None:

@@ -27,7 +27,7 @@ def read_state(run: Path) -> dict[str, Tensor]:
     try:
         return load_file(run / "state.safetensors")
     except SafetensorError as error:
-        raise ValueError(f"The state of the run in {run} is damaged ({error}): start again, from its model.safetensors.") from None
+        raise ValueError(f"The state in {run} is damaged ({error}): start a run anew from the model.safetensors there.") from None
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -35,7 +35,9 @@ def read_settings(run: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((run / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
-        raise ValueError(f"The config.json of the run in {run} is missing or damaged: start again, from its model.safetensors.") from None
+        raise ValueError(
+            f"The config.json in {run} is missing or damaged: start a run anew from the model.safetensors there."
+        ) from None
 
 
 def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

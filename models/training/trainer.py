@@ -440,8 +440,8 @@ def train(
     `run` receives `log.csv` and its `curves.png`, `samples-*.png` (also given to `show`), `state.safetensors` to resume from
     and `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there,
     bit for bit as if it had not stopped. A step that diverges takes the run back to its last state, with half the learning
-    rates; ArithmeticError if that does not help, MemoryError where the batch is too large for the device. A disk that is full is
-    reported, and the files written before it was stay.
+    rates; ArithmeticError if that does not help, MemoryError where the batch is too large for the device. A disk that is full
+    is reported, and the files written before it was stay.
     """
     check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
