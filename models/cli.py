@@ -230,7 +230,6 @@ def _generate(options: argparse.Namespace) -> None:
                 condition, z[[i % options.n for i in rows]], options.truncation, transparent=options.transparent
             )
             reading, drawing = reading + read - began, drawing + time.perf_counter() - read
-            options.out.mkdir(parents=True, exist_ok=True)
             for i, picture in zip(rows, to_uint8(images)):
                 number, index = divmod(i, options.n)
                 info = PngInfo()
@@ -380,7 +379,6 @@ def _explore(options: argparse.Namespace) -> None:
             bar(len(pictures), len(rows))
     names = [f"{_label(options.prompts, i)}psi {psi:g}" for i, psi in rows]
     sheet = to_uint8(labelled_sheet(torch.cat(pictures), [str(seed) for seed in seeds], names))[0]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{_count(columns * len(rows), 'picture')} on {save_new(Image.fromarray(sheet), options.out)}")
 
 
@@ -455,7 +453,6 @@ def _restore(options: argparse.Namespace) -> None:
                 result = restore(gan, picture, condition, undo, mask, options.zoom, options.steps, bar)
             else:
                 result = restyle(gan, picture, condition, style, keep=keep, steps=options.steps, progress=bar)[0]
-            options.out.mkdir(parents=True, exist_ok=True)
             written = save_new(Image.fromarray(to_uint8(result)[0]), options.out / f"{path.stem}.png")
     print(f"{written}" if len(pictures) == 1 else f"{len(pictures)} pictures in {options.out}{os.sep}")
 

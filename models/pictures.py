@@ -48,6 +48,7 @@ def rgba(image: Image.Image) -> Image.Image:
 def save_new(image: Image.Image, path: Path, **settings) -> Path:
     """Write a picture, in the format that the path's suffix says, where no other is -> where that is: at `path`, or under the
     next number, as in name-2.png. One that is there already, byte for byte, is not written again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = BytesIO()
     image.save(file, Image.registered_extensions()[path.suffix.lower()], **settings)
     for number in count(1):

@@ -52,20 +52,22 @@ def restore(
     if mask is not None:
         lost = (F.interpolate(mask[:, None].float().cpu(), (height, width)) > 0.5).float().expand(len(x), -1, -1, -1)
     only_holes, least = kinds <= {"inpaint"}, int(CONTEXT * gan.resolution)
-    if only_holes and (side := max((_around(hole, least)[2] for hole in lost[:, 0] if hole.any()), default=0)) > LARGEST:
-        raise ValueError(
-            f"A hole of this mask, with what is around it, is {side} pixels wide, more than {LARGEST}: cover less at a time, or"
-            " give smaller pictures."
-        )
+    squares = [(0, 0, max(height, width))] * len(x)
+    if only_holes:
+        squares = [_around(hole, least) if hole.any() else (0, 0, 0) for hole in lost[:, 0]]
+        if (widest := max(side for *_, side in squares)) > LARGEST:
+            raise ValueError(
+                f"A hole of this mask, with what is around it, is {widest} pixels wide, more than {LARGEST}: cover less at a time,"
+                " or give smaller pictures."
+            )
     results = []
-    for row in range(len(x)):
+    for row, (top, left, side) in enumerate(squares):
         picture, hole = x[row : row + 1], lost[row : row + 1]
         report = progress and (lambda done, total, shown=None, row=row: progress(row * total + done, len(x) * total, shown))
         own = kinds if hole.any() else kinds - {"inpaint"}
-        if only_holes and not hole.any():
+        if not side:  # nothing of it is lost
             results.append(picture)
             continue
-        top, left, side = _around(hole[0, 0], least) if only_holes else (0, 0, max(height, width))
         square, seen, back = _square(picture, 1 - hole, top, left, side)
         # Holes are filled at no more pixels than a GAN knows what to do with; what else is undone, at all that there are.
         size = min(max(side, gan.resolution), least) if only_holes else side

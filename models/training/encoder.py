@@ -4,10 +4,9 @@ The generator stays as it is. Pictures of the training set are damaged, or not; 
 the refiner restores them; both are brought nearer to the picture as it was, in pixels and in the frozen features.
 """
 
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,10 +25,10 @@ from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead, Batch, Dataset, build_dataset
 from .log import RunLog
-from .loop import learn
+from .loop import learn, means
 from .losses import feature_distance
 from .run import read_training
-from .state import check_run, load_optimizer, optimizer_tensors, read_settings, read_state, under
+from .state import check_run, load_optimizer, optimizer_tensors, read_settings, read_state, under, write_settings
 from .trainer import check_limits
 
 log = logging.getLogger(__name__)
@@ -155,13 +154,16 @@ def train_encoder(
     trainer = EncoderTrainer(gan, dataset, config, device)
     if resume:
         trainer.load(read_state(run))
-    (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
-
-    def summary(rows: list[dict[str, float]]) -> dict[str, float]:
-        return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-
-    figures_log = RunLog(run, trainer.images_seen)
-    learn(trainer, figures_log, lambda: _save(trainer, run), summary, lambda figures: False, save_every, progress)
+    write_settings(config, run)
+    learn(
+        trainer,
+        RunLog(run, trainer.images_seen),
+        save=lambda: _save(trainer, run),
+        summary=lambda rows: means(rows, rows[0]),
+        lost=lambda figures: False,
+        save_every=save_every,
+        progress=progress,
+    )
     return trainer.encoder.requires_grad_(False).eval()
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,11 @@ log = logging.getLogger(__name__)
 LOGGED = 50  # steps of which one row tells
 
 Figures = dict[str, float]
+
+
+def means(rows: list[Figures], names: Iterable[str]) -> Figures:
+    """Of each of these figures the mean over the rows; where a row has none, it is 0."""
+    return {name: sum(row.get(name, 0.0) for row in rows) / len(rows) for name in names}
 
 
 class Learner(Protocol):

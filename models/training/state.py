@@ -1,6 +1,7 @@
 """What a run keeps in its folder to be gone on from: every tensor that its next step depends on."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,13 @@ def read_state(run: Path) -> dict[str, Tensor]:
         raise ValueError(f"The state in {run} is damaged ({error}): start a run anew from the model.safetensors there.") from None
 
 
+def write_settings(config: Any, run: Path) -> None:
+    """Keep the settings, a dataclass, that a run is begun or gone on with."""
+    (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+
+
 def read_settings(run: Path) -> dict[str, Any]:
-    """The settings that the run was begun with. ValueError where they are not there."""
+    """What `write_settings` kept. ValueError where they are not there."""
     try:
         return dict(json.loads((run / "config.json").read_text()))
     except (OSError, ValueError, TypeError):

@@ -6,11 +6,10 @@ it arises, brought to unit length by its running norm, weighted, and sent back t
 one pass. Weights are therefore shares of the step, whatever the scale of the losses.
 """
 
-import json
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ..tensors import save_tensors
 from .augment import Augmentation
 from .dataset import Ahead, Batch, Dataset
 from .log import RunLog
-from .loop import learn
+from .loop import learn, means
 from .losses import (
     contrast,
     feature_distance,
@@ -38,7 +37,7 @@ from .losses import (
     relativistic,
 )
 from .probes import sample_sheet, vitals
-from .state import check_run, load_optimizer, optimizer_tensors, read_state, under
+from .state import check_run, load_optimizer, optimizer_tensors, read_state, under, write_settings
 
 log = logging.getLogger(__name__)
 
@@ -450,14 +449,13 @@ def train(
         trainer.load(read_state(run))
     figures_log = None
     if trainer.rank == 0:
-        (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+        write_settings(config, run)
         figures_log = RunLog(run, trainer.images_seen, tensorboard)
         if not resume:
             _save(trainer, run, show)  # where to go back to
 
     def summary(rows: list[dict[str, float]]) -> dict[str, float]:
-        means = {key: sum(row.get(key, 0.0) for row in rows) / len(rows) for key in FIGURES}
-        return means | vitals(trainer.export(), dataset)
+        return means(rows, FIGURES) | vitals(trainer.export(), dataset)
 
     def lost(figures: dict[str, float]) -> bool:
         diverged = trainer.diverged(figures)
