@@ -152,16 +152,8 @@ class GAN(nn.Module):
         self.generator = Generator(generator)
         self.discriminator = None if discriminator is None else Discriminator(discriminator)
         self.encoder: Encoder | None = None
-        self._recordings = Recordings()
+        self.recordings = Recordings()
         self.eval()
-
-    def _apply(self, *args, **kwargs) -> "GAN":
-        self.make_room()  # once the weights have left a GPU, recordings would keep its memory
-        return super()._apply(*args, **kwargs)
-
-    def make_room(self) -> None:
-        """Let go of what a GPU keeps only to be faster."""
-        self._recordings.forget()
 
     @property
     def resolution(self) -> int:
@@ -232,7 +224,7 @@ class GAN(nn.Module):
     def _run(self, work: Callable[..., tuple], *inputs: Tensor | None, **settings) -> tuple[Tensor, ...]:
         """`work` on the tensors, recorded where a GPU takes less time for it than Python to ask for its kernels."""
         small = len(inputs[0]) * self.generator.widest * self.dtype.itemsize <= RECORDED
-        return self._recordings.run(work, *inputs, **settings) if small else work(*inputs, **settings)
+        return self.recordings.run(work, *inputs, **settings) if small else work(*inputs, **settings)
 
     def _lay_out(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Raw tokens [B,T,C], pooled [B,C], mask [B,T] -> tokens and pooled normalised, and the four parts of the layout."""
@@ -302,8 +294,8 @@ class GAN(nn.Module):
             batch_size = min(batch_size, self.at_once)
         elif self.device.type == "cuda":
             parts = self.condition_norm, self.generator
-            self._recordings.follow(chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts))
-        images, styles, looks = in_parts(draw, len(latent), batch_size, progress, self.make_room)
+            self.recordings.follow(chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts))
+        images, styles, looks = in_parts(draw, len(latent), batch_size, progress, self.recordings.forget)
         return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 
     @torch.no_grad()
@@ -339,7 +331,7 @@ class GAN(nn.Module):
                 alignment = torch.zeros_like(alignment)
             return realism.float().cpu(), alignment.float().cpu()
 
-        return Scores(*in_parts(judge, len(images), batch_size, progress, self.make_room))
+        return Scores(*in_parts(judge, len(images), batch_size, progress, self.recordings.forget))
 
 
 def in_parts(

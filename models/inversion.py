@@ -103,7 +103,7 @@ def invert(
         names = list(latent.to_dict())
         return tuple(latent.to_dict().values())
 
-    found = in_parts(find_part, len(images), batch_size, None, gan.make_room)
+    found = in_parts(find_part, len(images), batch_size, None, gan.recordings.forget)
     return Latent.from_dict(dict(zip(names, found)))
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .derived import state_of
 
@@ -22,15 +22,19 @@ EQUAL = 0.01  # of the length of a result, by which a replay may differ from the
 Tensors = tuple[Tensor | None, ...]
 
 
-class Recordings:
+class Recordings(nn.Module):
     """Runs functions of tensors; on a CUDA GPU, where no gradient is wanted, from recordings.
 
     The first call of a kind (function, shapes and settings) runs as it is, so that nothing is spent on what does not come
     again; the second is recorded, which takes as long as three; those after it are replayed. What cannot be recorded, or gives
-    other numbers then, goes on running as it is. All recordings compute in the same memory.
+    other numbers then, goes on running as it is. All recordings compute in the same memory: that of graphs of which one runs at
+    a time, each of its results being read before the next one runs.
+
+    As part of a network they are forgotten whenever it is moved or converted.
     """
 
     def __init__(self):
+        super().__init__()
         self._state: tuple | None = None
         self._learning = False
         self._pool: tuple | None = None
@@ -41,6 +45,10 @@ class Recordings:
         """Let go of the recordings, and of the memory in which they compute."""
         self._kinds.clear()
         self._pool = None  # it goes with the last of them, and cannot be begun again
+
+    def _apply(self, *args, **kwargs) -> "Recordings":
+        self.forget()  # or, once the weights have left a GPU, they would keep its memory
+        return super()._apply(*args, **kwargs)
 
     def follow(self, weights: Iterable[Tensor]) -> None:
         """To be called before `run`, with all weights that its work reads: where they have changed or moved since the last time,
@@ -71,17 +79,12 @@ class Recordings:
     def _recorded(self, work: Callable[..., Tensors], inputs: Tensors) -> Callable[[Tensors], Tensors]:
         try:
             if self._pool is None:
-                self._pool = new_pool()
+                self._pool = torch.cuda.graph_pool_handle()
             return record(work, inputs, self._pool)
         except RuntimeError as error:  # one of them is that memory ran out
             log.warning("This GPU's work cannot be recorded, and stays slower than it could be: %s", error)
             self._pool = None  # that of a recording which failed may be of no more use
             return lambda inputs: work(*inputs)
-
-
-def new_pool() -> tuple:
-    """Memory for graphs of which one runs at a time, each of its results being read before the next one runs."""
-    return torch.cuda.graph_pool_handle()
 
 
 def _on_gpu(inputs: Tensors) -> bool:

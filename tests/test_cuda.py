@@ -38,7 +38,7 @@ def test_pictures_are_the_cpus(here, dtype, bound, transparent):
         one, _ = gan.generate(condition, z, transparent=transparent)
         other, _ = there.generate(condition, z, transparent=transparent)
         assert (one - other).abs().max() <= bound
-    assert any(there._recordings._kinds.values())
+    assert any(there.recordings._kinds.values())
 
 
 def test_each_prompt_and_edit_is_drawn_anew(here):
@@ -69,7 +69,7 @@ def test_memory_is_given_back(here):
         there = load_gan(DEFAULT_GAN, "cuda")
         for psi in (1.0, 1.0, 0.7):
             there.generate(condition, gan.sample_z(0, 2), psi)
-        assert len(there._recordings._kinds) == 2  # any truncation is the same work
+        assert len(there.recordings._kinds) == 2  # any truncation is the same work
         there.to("cpu")
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved()

@@ -29,7 +29,7 @@ def made(monkeypatch):
 
     monkeypatch.setattr(recorded, "_on_gpu", lambda inputs: True)
     monkeypatch.setattr(recorded, "record", record)
-    monkeypatch.setattr(recorded, "new_pool", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
     return counts
 
 
@@ -98,6 +98,19 @@ def test_changed_and_moved_weights_end_every_recording(made):
         assert made == [2, 1]
         weight = weight.double()
         assert torch.equal(run(), 2 * x.double()) and made == [2, 1]
+
+
+def test_a_network_that_is_moved_ends_its_recordings(made):
+    network, x = torch.nn.Module(), torch.ones(2, 3)
+    network.recordings = Recordings()
+    with torch.no_grad():
+        for _ in range(3):
+            network.recordings.run(add, x, None)
+        network.to(torch.float64)
+        network.recordings.run(add, x, None)
+        assert made == [2]  # it runs as at first
+        network.recordings.run(add, x, None)
+    assert made == [2, 1]
 
 
 def test_the_kinds_last_used_are_kept(made):

@@ -137,8 +137,10 @@ class LanguageModel(nn.Module):
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError("The prompts must be a list of texts.")
-        if any("\ud800" <= letter <= "\udfff" for prompt in prompts for letter in prompt):
-            raise ValueError("A prompt holds bytes that are no text in UTF-8: write it anew.")
+        try:
+            "".join(prompts).encode()
+        except UnicodeEncodeError:
+            raise ValueError("A prompt holds bytes that are no text in UTF-8: write it anew.") from None
         if not prompts:
             raise ValueError("There is no prompt to encode: give at least one, which may be empty.")
         recipe = self._own(recipe)
@@ -258,10 +260,6 @@ class LanguageModel(nn.Module):
             ids = torch.tensor([tokens], device=self.reader.device)
             self._before = key, self.reader(ids, layer)[1]
         return self._before[1]
-
-    def _apply(self, *args, **kwargs) -> LanguageModel:
-        self._recordings.forget()  # or, once the weights have left a GPU, they would keep its memory
-        return super()._apply(*args, **kwargs)
 
 
 class TransformersDecoder(nn.Module):
