@@ -2,7 +2,8 @@
 
 The metadata keys are `llm_gan` (the format's version), `generator`, `discriminator` (their configs), `recipe` (how its
 conditions are made), `card` (data, licences, images seen, metrics) and `preview` (a small PNG, base64). Format 2 may hold a
-matrix or convolution W as int8, with a scale for each of its rows in `NAME.scale`: W = scale · int8. A file is data from a
+matrix or convolution W as int8, with a scale for each of its rows in `NAME.scale`: W = scale · int8. Format 3 is a published
+GAN (`published/checkpoint.py`). A file is data from a
 stranger: nothing is unpickled, every number is checked against a bound before a network is built from it, and every
 tensor against the network before one is loaded.
 
@@ -15,7 +16,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,15 @@ from torch.overrides import TorchFunctionMode
 from .condition import Recipe
 from .discriminator import DiscriminatorConfig
 from .encoder import Encoder, EncoderConfig
-from .gan import GAN, Card
+from .gan import GAN, OTHERS, AnyGAN, Card, check_ours
 from .generator import GeneratorConfig
 from .layout import READER_HEADS
 from .tensors import save_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2  # the newest that is read; a file says 2 only where it holds int8, so that older versions read the others
+# The newest that is read. A file says 2 only where it holds int8, and 3 where it is a published GAN: older versions read others.
+FORMAT_VERSION = 3
 ENCODER = ".encoder.safetensors"  # instead of .safetensors: what was trained later for a GAN, in a file beside it
 ENCODER_VERSION = "1"
 DEFAULT_GAN = Path(__file__).parent / "weights" / "icons-128.safetensors"  # the bundled model
@@ -58,6 +61,7 @@ ON_PIXELS = (
     "generator.memory.looks",
     "discriminator.",
 )
+PUBLISHED = "published"  # of a published GAN, the key of its architecture's name
 SCALE = ".scale"  # added to the name of an int8 tensor, names that of its scales
 SHORTEST_ROW = 16  # numbers: of a shorter row the scale would cost what int8 saves
 BOUNDS = {
@@ -91,7 +95,7 @@ RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 
 
 def save_gan(
-    gan: GAN,
+    gan: AnyGAN,
     path: Path,
     dtype: torch.dtype = torch.float16,
     preview: bytes | None = None,
@@ -99,8 +103,10 @@ def save_gan(
 ) -> Path:
     """Write `gan` to `path`, weights as `dtype`; `preview` is a PNG. Complete or not at all: an old file stays until then.
 
-    int8 holds for matrices and convolutions; small tensors and what decides are then fp16.
+    int8 holds for matrices and convolutions; small tensors and what decides are then fp16. ValueError for a published GAN, which
+    lies in a file as it is.
     """
+    check_ours(gan)
     judged = include_discriminator and gan.discriminator is not None
     kept = torch.float16 if dtype == torch.int8 else dtype
     tensors = {}
@@ -131,7 +137,7 @@ def note_metrics(path: Path, metrics: dict[str, float]) -> None:
     """Write `metrics` into the card of the checkpoint `path`; all else in it stays as it is. ValueError, FileNotFoundError or
     OSError, in one sentence, where that cannot be."""
     metadata = read_metadata(path)
-    card = _object(metadata.get("card", "{}"), "card", path) | {"metrics": metrics}
+    card = json_object(metadata.get("card", "{}"), "card", path) | {"metrics": metrics}
     with safe_open(path, "pt") as file:
         # Copies: some systems replace no file of which a part is still in use.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
@@ -200,17 +206,19 @@ def read_metadata(path: Path) -> dict[str, str]:
 def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GAN:
     """The GAN in `path`, in eval mode. ValueError or FileNotFoundError, in one sentence, for anything that is not one."""
     metadata = read_metadata(path)
+    if PUBLISHED in metadata:
+        raise ValueError(f"{path.name} was converted from {metadata[PUBLISHED]:.20}: {OTHERS}")
     generator = _config(GeneratorConfig, metadata.get("generator"), path)
     _check_generator(generator, path)
     discriminator = None
     if "discriminator" in metadata:
         discriminator = _config(DiscriminatorConfig, metadata["discriminator"], path)
         _check_discriminator(discriminator, generator, path)
-    recipe = Recipe.from_dict(_object(metadata.get("recipe"), "recipe", path))
+    recipe = Recipe.from_dict(json_object(metadata.get("recipe"), "recipe", path))
     if recipe.width != generator.token_dim:
         raise ValueError(f"{path.name}: the recipe is {recipe.width} wide, but its generator reads {generator.token_dim}.")
-    with torch.device("meta"), _Uninitialised():
-        gan = GAN(generator, discriminator, recipe, _card(metadata, path))
+    with unfilled():
+        gan = GAN(generator, discriminator, recipe, read_card(metadata, path))
     mark = None
 
     def loaded(name: str, tensor: Tensor) -> Tensor:
@@ -219,7 +227,7 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
             mark = _mark(tensor)
         return as_it_runs(name, tensor, dtype)
 
-    _fill(gan, path, device, loaded)
+    fill(gan, path, device, loaded)
     if gan.discriminator is not None and encoder_path(path).is_file():
         gan.encoder = _load_encoder(encoder_path(path), generator, mark, device, dtype)
     return gan.requires_grad_(False).eval()
@@ -251,13 +259,13 @@ def _load_encoder(
     config = _config(EncoderConfig, metadata.get("encoder"), path)
     if config.encoder_channels % 8:
         raise ValueError(f"{path.name}: encoder_channels {config.encoder_channels} does not divide into 8 groups.")
-    with torch.device("meta"), _Uninitialised():
+    with unfilled():
         encoder = Encoder(config, generator)
-    _fill(encoder, path, device, lambda _, tensor: tensor.to(dtype))
+    fill(encoder, path, device, lambda _, tensor: tensor.to(dtype))
     return encoder
 
 
-def _fill(network: nn.Module, path: Path, device: torch.device | str, convert: Callable[[str, Tensor], Tensor]) -> None:
+def fill(network: nn.Module, path: Path, device: torch.device | str, convert: Callable[[str, Tensor], Tensor]) -> None:
     """Give `network` the tensors in `path`, each as `convert(name, tensor)`; ValueError where they do not fit it."""
     expected, tensors = network.state_dict(), {}
     with safe_open(path, "pt", device=str(device)) as file:
@@ -294,6 +302,13 @@ def _check_shape(file, name: str, expected: list[int], path: Path) -> None:
         raise ValueError(f"{path.name}: {name} has shape {shape}, its config says {expected}.")
 
 
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Networks built within have no weights yet, nor take any memory: `fill` gives them those of a file."""
+    with torch.device("meta"), _Uninitialised():
+        yield
+
+
 class _Uninitialised(TorchFunctionMode):
     """Draws no initial weights: the file's take their place, and on the meta device torch imports its compiler to draw."""
 
@@ -307,8 +322,11 @@ class _Uninitialised(TorchFunctionMode):
 def load_card(path: Path) -> tuple[Card, Recipe, int]:
     """What a checkpoint says of itself, its recipe and its resolution in pixels, without reading a tensor."""
     metadata = read_metadata(path)
-    recipe = Recipe.from_dict(_object(metadata.get("recipe"), "recipe", path))
-    return _card(metadata, path), recipe, _config(GeneratorConfig, metadata.get("generator"), path).resolution
+    recipe = Recipe.from_dict(json_object(metadata.get("recipe"), "recipe", path))
+    resolution = json_object(metadata.get("generator"), "generator", path).get("resolution")
+    if type(resolution) is not int:
+        raise ValueError(f"{path.name}: its generator has no resolution, so the file is damaged.")
+    return read_card(metadata, path), recipe, resolution
 
 
 def preview(metadata: dict[str, str]) -> bytes | None:
@@ -320,7 +338,7 @@ def preview(metadata: dict[str, str]) -> bytes | None:
     return png if png.startswith(b"\x89PNG") else None
 
 
-def _object(text: str | None, key: str, path: Path) -> dict[str, Any]:
+def json_object(text: str | None, key: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text or "")
     except (ValueError, RecursionError):
@@ -332,7 +350,7 @@ def _object(text: str | None, key: str, path: Path) -> dict[str, Any]:
 
 def _config(kind, text: str | None, path: Path):
     """A config dataclass from JSON, each number an integer within its bound."""
-    values = _object(text, kind.__name__, path)
+    values = json_object(text, kind.__name__, path)
     known = {f.name for f in fields(kind)}
     odd = sorted((values.keys() ^ known) - (LATER & known - values.keys()))
     if odd:
@@ -367,8 +385,8 @@ def _check_discriminator(config: DiscriminatorConfig, generator: GeneratorConfig
         raise ValueError(f"{path.name}: its discriminator does not fit its generator.")
 
 
-def _card(metadata: dict[str, str], path: Path) -> Card:
-    values = _object(metadata.get("card", "{}"), "card", path)
+def read_card(metadata: dict[str, str], path: Path) -> Card:
+    values = json_object(metadata.get("card", "{}"), "card", path)
     known = {f.name: type(getattr(Card(), f.name)) for f in fields(Card)}
     card = Card(**{k: v for k, v in values.items() if k in known and isinstance(v, known[k])})
     card.licenses, card.prompts = ([text for text in texts if isinstance(text, str)] for texts in (card.licenses, card.prompts))

@@ -155,6 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--note", action="store_true", help="write the figures into FILE too, for whoever loads it")
     add_models(evaluate, gan=False)
 
+    convert = command("convert", _convert, "Make a published GAN, StyleGAN2, StyleGAN3 or BigGAN, one of these files.")
+    convert.add_argument("source", type=Path, metavar="FILE", help="a .pkl of StyleGAN, or the pytorch_model.bin of BigGAN")
+    convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
+    convert.add_argument("--classes", type=Path, metavar="FILE", help="names of its classes, a class a line, commas between names")
+    convert.add_argument("--license", action="append", default=[], metavar="TEXT", help="that it was published under")
+    convert.add_argument("--half", action="store_true", help="store what works on pixels as fp16: half the size")
+    convert.add_argument("--llm", metavar="MODEL", help="language model that finds the classes (the default one)")
+
     compress = command("compress", _compress, "Make a GAN smaller: int8 weights, or a student with fewer channels.")
     compress.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
     compress.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
@@ -629,6 +637,32 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")
 
 
+def _convert(options: argparse.Namespace) -> None:
+    import torch
+
+    from .gan import Card
+    from .language.catalogue import DEFAULT_LANGUAGE_MODEL
+    from .language.model import LanguageModel
+    from .published.checkpoint import architecture, save_published
+    from .published.convert import convert, thumbnail
+    from .training.run import check_out
+
+    check_out(options.out)
+    names = [] if options.classes is None else [line.split(",") for line in _lines(options.classes)]
+    names = [[name.strip() for name in row if name.strip()] for row in names]
+    with _stage("read the networks"):
+        model = LanguageModel.load(options.llm or DEFAULT_LANGUAGE_MODEL)
+        gan = convert(options.source, model, names)
+    prompts = [row[0] for row in names[:: max(len(names) // 4, 1)][:4]]
+    data = f"converted from {options.source.name} ({architecture(gan)})"
+    gan.card = Card(options.out.stem, data, options.license, prompts=prompts)
+    with _stage("draw a preview"):
+        preview = thumbnail(gan, model.encode(prompts or [""], gan.recipe))
+    save_published(gan, options.out, torch.float16 if options.half else torch.float32, preview)
+    judged = "with" if gan.discriminator else "without"
+    print(f"{options.out}: {gan.resolution} px, {judged} its discriminator, {options.out.stat().st_size / 1e6:.1f} MB")
+
+
 def _compress(options: argparse.Namespace) -> None:
     import torch
 
@@ -690,11 +724,12 @@ def _benchmark(options: argparse.Namespace) -> None:
 def _load_gan(options: argparse.Namespace, device):
     import torch
 
-    from .checkpoint import DEFAULT_GAN, load_gan
+    from .checkpoint import DEFAULT_GAN
+    from .published.checkpoint import load
 
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     auto = torch.float16 if device.type == "cuda" else torch.float32
-    return load_gan(options.gan or DEFAULT_GAN, device, kinds.get(options.dtype, auto))
+    return load(options.gan or DEFAULT_GAN, device, kinds.get(options.dtype, auto))
 
 
 def _device(name: str):

@@ -23,6 +23,7 @@ CACHED = 2**24  # bytes of one layer's activations that stay in a CPU's cache: p
 RECORDED = 2**26  # bytes of them up to which a GPU draws a recording: with more, asking for its kernels is not what takes time
 MOST_PSI = 2.0  # truncation, beyond which nothing is drawn that anybody would want
 TOKENS = 8  # a GPU's prompts are padded to multiples of so many, which makes fewer kinds of recording
+OTHERS = "it draws, walks, mixes and scores; for all else take a GAN that LLM-GAN trained."
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
 
 
@@ -138,22 +139,17 @@ class Card:
     prompts: list[str] = field(default_factory=list)  # a few that show what it can do
 
 
-class GAN(nn.Module):
-    """Generator, discriminator (None in a checkpoint shipped without) and normalisation, built from their configs; and an
-    encoder of pictures, where one was trained."""
+class AnyGAN(nn.Module):
+    """What all GANs have in common, our own and published ones: a generator, a discriminator (None in a checkpoint shipped
+    without), an encoder of pictures where one was trained, and the recipe of the conditions that they read."""
 
-    def __init__(
-        self, generator: GeneratorConfig, discriminator: DiscriminatorConfig | None, recipe: Recipe, card: Card | None = None
-    ):
+    def __init__(self, generator: nn.Module, discriminator: nn.Module | None, recipe: Recipe, card: Card | None = None):
         super().__init__()
         self.recipe = recipe
         self.card = card or Card()
-        self.condition_norm = ConditionNorm(generator.token_dim, generator.pooled_dim)
-        self.generator = Generator(generator)
-        self.discriminator = None if discriminator is None else Discriminator(discriminator)
+        self.generator = generator
+        self.discriminator = discriminator
         self.encoder: Encoder | None = None
-        self.recordings = Recordings()
-        self.eval()
 
     @property
     def resolution(self) -> int:
@@ -165,7 +161,7 @@ class GAN(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.generator.canvas.weight.device
+        return next(self.generator.parameters()).device
 
     @property
     def at_once(self) -> int:
@@ -185,18 +181,15 @@ class GAN(nn.Module):
                 f"{width} wide: encode the prompt with {self.recipe.model}."
             )
 
+    def latent_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each part of a latent the shape of a row; () where this GAN has no such part."""
+        styles = (self.generator.num_styles, self.generator.style_dim)
+        shapes = {"z": (self.generator.config.z_dim,), "styles": styles, "style_shift": styles, "looks": (0,)}
+        return dict.fromkeys(LATENT_DIMENSIONS, ()) | shapes
+
     def check_latent(self, latent: Latent) -> None:
         """ValueError, saying what to change, if this GAN cannot draw from `latent`."""
-        config = self.generator.config
-        channels, side = config.sketch_channels + config.look_channels, config.sketch_resolution
-        expected = {
-            "z": (config.z_dim,),
-            "styles": (self.generator.num_styles, config.w_dim + config.text_dim),
-            "looks": (config.looks if config.concepts else 0,),
-            "style_shift": (self.generator.num_styles, config.w_dim + config.text_dim),
-            "sketch_shift": (channels, side, side) if config.concepts else (),
-            "background": (3,) if config.things else (),
-        }
+        expected = self.latent_shapes()
         for name, tensor in latent.to_dict().items():
             own = tuple(tensor.shape[tensor.ndim - len(expected[name]) :])
             if own != expected[name] or not expected[name]:
@@ -205,10 +198,60 @@ class GAN(nn.Module):
                     "draw. Load the GAN that it was made with, or take a latent of this one."
                 )
 
+    def _check_drawing(self, condition: Condition, latent: Latent, psi: float) -> None:
+        """ValueError, saying what to change, unless there are pictures to draw, and each has a prompt and a latent."""
+        self.check(condition)
+        self.check_latent(latent)
+        if not 0 <= psi <= MOST_PSI:
+            raise ValueError(f"A truncation of {psi:g}: give from 0, all alike, over 1 to {MOST_PSI:g}.")
+        if len(condition) != len(latent):
+            raise ValueError(f"{len(condition)} prompts and {len(latent)} latents: give one prompt for each latent.")
+        if not len(latent):
+            raise ValueError("There is nothing to draw: give one latent or more.")
+
+    def _check_scoring(self, images: Tensor, condition: Condition | None) -> None:
+        """ValueError, saying what to change, unless there is a discriminator, and a prompt for all images or for each."""
+        if self.discriminator is None:
+            raise ValueError(f"The GAN {self.card.name} was saved without its discriminator: score with one that has it.")
+        if condition is not None:
+            self.check(condition)
+            if len(condition) not in (1, len(images)):
+                raise ValueError(
+                    f"{len(images)} images and {len(condition)} prompts: give one prompt, or one for each image."
+                )
+
     def sample_z(self, seed: int, count: int) -> Tensor:
         """z [count,z_dim] ~ N(0,I), fp32 on the CPU: one seed gives the same row i on every machine, whatever `count`."""
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.stack([torch.randn(self.generator.config.z_dim, generator=generator) for _ in range(count)])
+
+
+def check_ours(gan: AnyGAN) -> None:
+    """ValueError unless `gan` is one that LLM-GAN trained, whose prompts, looks and layouts the work goes on with."""
+    if not isinstance(gan, GAN):
+        raise ValueError(f"The GAN {gan.card.name} was published by others: {OTHERS}")
+
+
+class GAN(AnyGAN):
+    """Generator, discriminator and normalisation, built from their configs."""
+
+    def __init__(
+        self, generator: GeneratorConfig, discriminator: DiscriminatorConfig | None, recipe: Recipe, card: Card | None = None
+    ):
+        judge = None if discriminator is None else Discriminator(discriminator)
+        super().__init__(Generator(generator), judge, recipe, card)
+        self.condition_norm = ConditionNorm(generator.token_dim, generator.pooled_dim)
+        self.recordings = Recordings()
+        self.eval()
+
+    def latent_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.generator.config
+        channels, side = config.sketch_channels + config.look_channels, config.sketch_resolution
+        return super().latent_shapes() | {
+            "looks": (config.looks if config.concepts else 0,),
+            "sketch_shift": (channels, side, side) if config.concepts else (),
+            "background": (3,) if config.things else (),
+        }
 
     def read(self, condition: Condition) -> Text:
         """What the generator reads in `condition`, which must be on its device."""
@@ -263,19 +306,11 @@ class GAN(nn.Module):
         """
         if isinstance(latent, Tensor):
             latent = Latent(latent)
-        self.check(condition)
-        self.check_latent(latent)
-        if not 0 <= truncation_psi <= MOST_PSI:
-            raise ValueError(f"A truncation of {truncation_psi:g}: give from 0, all alike, over 1 to {MOST_PSI:g}.")
+        self._check_drawing(condition, latent, truncation_psi)
         if transparent and not self.generator.config.things:
             raise ValueError(
                 f"The GAN {self.card.name} draws its background too: for transparent pictures take one trained with scenes."
             )
-
-        if len(condition) != len(latent):
-            raise ValueError(f"{len(condition)} prompts and {len(latent)} latents: give one prompt for each latent.")
-        if not len(latent):
-            raise ValueError("There is nothing to draw: give one latent or more.")
         psi = torch.tensor(float(truncation_psi), device=self.device)  # as a tensor, for a recording to take any
 
         def draw(rows: slice) -> tuple[Tensor, ...]:

@@ -352,6 +352,25 @@ class Generator(nn.Module):
         return 2 * len(self.scales)
 
     @property
+    def style_dim(self) -> int:
+        return self.config.w_dim + self.config.text_dim
+
+    @property
+    def style_resolutions(self) -> list[int]:
+        """Of each style the pixels of what it is for: the first convolution at each resolution runs before it is reached by
+        interpolation, and belongs to it all the same."""
+        return [4 << i // 2 for i in range(self.num_styles)]
+
+    def style_of(self, z: Tensor) -> Tensor:
+        """What z [B,z_dim] alone has in every style: its first entries [B,w_dim]."""
+        return self.mapping(z)
+
+    def style_weights(self, layer: int) -> Tensor:
+        """By which this style is read [N,style_dim]; that at 4 px has one convolution."""
+        scale = self.scales[layer // 2]
+        return (scale.conv1 if layer % 2 or scale.conv0 is None else scale.conv0).style.weight
+
+    @property
     def dtype(self) -> torch.dtype:
         """That of the convolutions, and of the activations between them; what is computed once a prompt is in fp32."""
         return self.scales[0].conv1.weight.dtype

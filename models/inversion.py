@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .condition import Condition
 from .encoder import find
-from .gan import GAN, Latent, in_parts
+from .gan import GAN, Latent, check_ours, in_parts
 from .generator import Text
 from .pictures import from_network, on_white, to_network
 from .training.losses import feature_distances
@@ -22,6 +22,7 @@ Progress = Callable[[int, int, Tensor | None], bool | None]  # (done, total, pic
 
 def check_encoder(gan: GAN) -> None:
     """ValueError, saying what to do, where `gan` cannot see pictures."""
+    check_ours(gan)
     if gan.discriminator is None:
         raise ValueError(
             f"The GAN {gan.card.name} was saved without its discriminator, through which it sees: load one with it."

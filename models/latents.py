@@ -5,6 +5,7 @@ Everything here works on what a generator draws from, never on pictures, and is 
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from .gan import GAN, LATENT_DIMENSIONS, Latent
 from .generator import LOOK_SHARPNESS, Generator
 from .tensors import save_tensors
 
-RANGES = {"coarse": (4, 8), "middle": (16, 32), "fine": (64, 512)}  # pixels of the convolutions, as StyleGAN divides them
+RANGES = {"coarse": (4, 8), "middle": (16, 32), "fine": (64, math.inf)}  # pixels of the convolutions, as StyleGAN divides them
 EASINGS = ("linear", "smooth")
 LATENT_FILE = ".latent.safetensors"
 FORMAT_VERSION = "1"
@@ -30,9 +31,8 @@ def layers_of(generator: Generator, ranges: Sequence[str]) -> list[int]:
     """The style layers in some of RANGES; "all" is every one. ValueError for another name."""
     if unknown := sorted(set(ranges) - {*RANGES, "all"}):
         raise ValueError(f"There is no range {unknown[0]!r} of layers: there are {', '.join(RANGES)} and all.")
-    spans = [RANGES[name] if name != "all" else (4, 512) for name in ranges]
-    # The first convolution at each resolution runs before it is reached by interpolation, and belongs to it all the same.
-    return [i for i in range(generator.num_styles) if any(low <= 4 << i // 2 <= high for low, high in spans)]
+    spans = [RANGES[name] if name != "all" else (0, math.inf) for name in ranges]
+    return [i for i, pixels in enumerate(generator.style_resolutions) if any(low <= pixels <= high for low, high in spans)]
 
 
 @torch.no_grad()
@@ -167,14 +167,13 @@ def directions(gan: GAN, method: str, layers: Sequence[int], count: int) -> Tens
     """
     generator = gan.generator
     z = torch.randn(2048, generator.config.z_dim, generator=torch.Generator().manual_seed(0)).to(gan.device)
-    w = generator.mapping(z).cpu().double()
+    w = generator.style_of(z).cpu().double()
     spread = (w - w.mean(0)).norm(dim=1).mean()
     if method == "pca":
         vectors = torch.linalg.svd(w - w.mean(0), full_matrices=False)[2]
-        vectors = torch.cat([vectors, vectors.new_zeros(len(vectors), generator.config.text_dim)], 1)
+        vectors = torch.cat([vectors, vectors.new_zeros(len(vectors), generator.style_dim - w.shape[1])], 1)
     elif method == "sefa":
-        convs = [conv for scale in generator.scales for conv in (scale.conv0 or scale.conv1, scale.conv1)]
-        weights = torch.cat([convs[i].style.weight.cpu().double() for i in layers])
+        weights = torch.cat([generator.style_weights(i).cpu().double() for i in layers])
         vectors = torch.linalg.eigh(weights.t() @ weights)[1].flip(1).t()
     else:
         raise ValueError(f"There is no method {method!r} of finding directions: there are sefa and pca.")

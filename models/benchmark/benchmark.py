@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..checkpoint import as_it_runs
 from ..condition import Condition, ConditionCache
-from ..gan import GAN
+from ..gan import GAN, check_ours
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
 from .measure import PRINT_PEAK, Spread, child, flops, interleaved, layers, machine, processor_time, seconds
@@ -49,6 +49,7 @@ def benchmark(
     `quick` takes each figure from few runs, to see that all of it works. Returns what benchmark.json holds. Raises ValueError,
     in one sentence, before any long work.
     """
+    check_ours(gan)
     for name in rivals:
         if name not in RIVALS:
             raise ValueError(f"There is no rival {name}: choose from {', '.join(RIVALS)}.")

@@ -14,7 +14,7 @@ from ..condition import Condition
 from ..data.folder import Example, read_folder, read_pictures
 from ..data.scenes import compose
 from ..features import EfficientNetLite
-from ..gan import GAN
+from ..gan import GAN, check_ours
 from ..pictures import to_uint8
 from ..tensors import cached_tensors
 from .compositions import crops, judge_scenes, pictures_of, read_right, real_scenes
@@ -86,6 +86,7 @@ def evaluate(
     (EfficientNet-lite1 with its ImageNet weights).
     Raises ModuleNotFoundError or ValueError, in one sentence, before any long work. Pictures that cannot be used are skipped.
     """
+    check_ours(gan)
     network = (network or EfficientNetLite.pretrained(VARIANT)).to(gan.device)
     model.encode([""], gan.recipe, batch_size=1, progress=None)  # refuses a recipe that is not its own
     pictures, examples, skipped, opacity = read_pictures(_limit(examples, seed), gan.resolution)

@@ -18,7 +18,7 @@ from ..data.folder import Example, Skipped, read_folder, read_pictures
 from ..data.scenes import MAX_THINGS, compose
 from ..discriminator import DiscriminatorConfig
 from ..features import EfficientNetLite
-from ..gan import GAN, Card
+from ..gan import GAN, Card, check_ours
 from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
@@ -62,6 +62,8 @@ def train_folder(
     check_out(out, run, resume, data)
     begin = run / "model.safetensors" if resume else start_from
     start = load_gan(begin) if isinstance(begin, Path) else begin
+    if start is not None:
+        check_ours(start)
     if resume:
         settings = read_settings(run) | (settings or {})
         if resolution not in (None, start.resolution):

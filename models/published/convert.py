@@ -1,0 +1,381 @@
+"""From the files in which GANs were published to a `PublishedGAN`, reading data and running nothing.
+
+Names and constants are those of NVIDIA's and of the BigGAN port's files; what they mean is in their papers. Gains are
+multiplied into the weights here, and weights that are demodulated brought to unit length, which demodulation cancels.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..condition import Condition
+from ..gan import Card
+from ..language.model import LanguageModel
+from ..pictures import contact_sheet
+from .biggan import BigGANConfig, BigGANGenerator
+from .gan import Classes, PublishedGAN
+from .pickles import Thing, read_pickle
+from .stylegan2 import (
+    TAPS,
+    StyleGAN2Config,
+    StyleGAN2Discriminator,
+    StyleGAN2DiscriminatorConfig,
+    StyleGAN2Generator,
+)
+from .stylegan3 import Layer, StyleGAN3Config, StyleGAN3Generator
+
+READ = "StyleGAN2-ADA and StyleGAN3 (.pkl, as their PyTorch code saves them) and BigGAN-deep (pytorch_model.bin, config.json)"
+SAMPLES = 16  # of the generator, by which its discriminator's usual company is measured
+
+
+def convert(
+    source: Path, model: LanguageModel, names: Sequence[Sequence[str]] = (), card: Card | None = None
+) -> PublishedGAN:
+    """The GAN in the file `source`, its classes found by `model` through their `names`, a list for each in their order.
+
+    ValueError or FileNotFoundError, in one sentence, where there is none that can be read, or the names are not those of its
+    classes.
+    """
+    generator, judge = networks_of(source)
+    count = generator.config.classes
+    if len(names) != count:
+        given = f"and {len(names)} are named" if names else "which prompts must be able to name"
+        raise ValueError(
+            f"{source.name} draws {count} classes, {given}: give a text file of their names in their order, one class a line."
+            if count
+            else f"{source.name} draws no classes, so that there are none to name."
+        )
+    recipe, classes = model.recipe(), None
+    if count:
+        classes = Classes(names, recipe.width)
+        classes.learn(model.encode([name for row in names for name in row], recipe))
+    return PublishedGAN(generator, judge, recipe, classes, card).requires_grad_(False)
+
+
+def thumbnail(gan: PublishedGAN, condition: Condition, side: int = 256) -> bytes:
+    """Four pictures of the prompts as a PNG, which is to show what the GAN draws."""
+    pictures, _ = gan.generate(condition[[i * len(condition) // 4 for i in range(4)]], gan.sample_z(0, 4), 0.7)
+    sheet, file = contact_sheet(pictures, 2), BytesIO()
+    sheet.thumbnail((side, side))
+    sheet.save(file, "PNG")
+    return file.getvalue()
+
+
+def networks_of(path: Path) -> tuple[nn.Module, StyleGAN2Discriminator | None]:
+    """The generator in `path`, and its discriminator where there is one that can be read. ValueError or FileNotFoundError, in
+    one sentence, for what is none of READ."""
+    found = read_pickle(path)
+    if isinstance(found, dict) and isinstance(found.get("G_ema"), Thing):
+        try:
+            return _stylegan(found["G_ema"], found.get("D"))
+        except (KeyError, AttributeError, TypeError, IndexError) as error:
+            raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({error}).") from None
+    if isinstance(found, dict) and "generator.gen_z.weight_orig" in found:
+        return _biggan(found, path.with_name("config.json")), None
+    raise ValueError(f"{path.name} holds no GAN that can be converted: there are {READ}.")
+
+
+def _stylegan(thing: Thing, judge: Any) -> tuple[nn.Module, StyleGAN2Discriminator | None]:
+    synthesis = _part(thing, "synthesis")
+    generator = _stylegan3(thing, synthesis) if "input" in _parts(synthesis) else _stylegan2(thing, synthesis)
+    generator = generator.eval().requires_grad_(False)
+    if not isinstance(judge, Thing) or judge.kind != "Discriminator" or "b4" not in _parts(judge):
+        return generator, None
+    return generator, _with_company(_discriminator(judge).eval().requires_grad_(False), generator)
+
+
+# ------------------------------------------------------------------------------------------------ what things are made of
+
+
+def _parts(thing: Thing) -> dict[str, Thing]:
+    return thing.state["_modules"]
+
+
+def _part(thing: Thing, *names: str) -> Thing:
+    for name in names:
+        thing = _parts(thing)[name]
+    return thing
+
+
+def _weight(thing: Thing, name: str = "weight") -> Tensor:
+    """A weight with its gain, in fp32."""
+    state = thing.state
+    found = state["_parameters"] if name in state["_parameters"] else state["_buffers"]
+    return found[name].float() * float(state.get(f"{name}_gain", 1))
+
+
+def _dense(thing: Thing) -> dict[str, Tensor]:
+    return {"weight": _weight(thing), "bias": _weight(thing, "bias")}
+
+
+def _unit(weight: Tensor) -> Tensor:
+    return weight / weight.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-12)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"This GAN has {what}, which is not among what can be converted: {READ}.")
+
+
+def _mapping(thing: Thing) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a mapping network, and the fields of a config that describe it."""
+    layers = [_part(thing, f"fc{i}") for i in range(thing.state["num_layers"])]
+    _require(all(layer.state["activation"] == "lrelu" for layer in layers), "a mapping without leaky ReLUs")
+    tensors = {}
+    for i, layer in enumerate(layers):
+        tensors |= _under(f"layers.{i}", _dense(layer))
+    widths = tuple(len(layer.state["_parameters"]["bias"]) for layer in layers)
+    embedding = 1
+    if classes := int(thing.state["c_dim"]):
+        tensors |= _under("embed", _dense(_part(thing, "embed")))
+        embedding = len(tensors["embed.bias"])
+    mean = thing.state["_buffers"].get("w_avg")
+    tensors["mean"] = torch.zeros(widths[-1]) if mean is None else mean.float()
+    return tensors, {"classes": classes, "embedding": embedding, "mapping": widths}
+
+
+def _clamp(value: Any) -> int:
+    return 0 if value is None else int(value)
+
+
+def _filter_is_usual(thing: Thing) -> bool:
+    taps = torch.tensor(TAPS) / sum(TAPS)
+    found = thing.state["_buffers"].get("resample_filter")
+    return found is None or found.shape == (4, 4) and torch.allclose(found.float(), torch.outer(taps, taps))
+
+
+def _loaded(network: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    try:
+        network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(f"The tensors of this GAN do not fit together ({str(error).splitlines()[-1].strip()}).") from None
+    return network
+
+
+# ------------------------------------------------------------------------------------------------------------ StyleGAN2
+
+
+def _blocks(thing: Thing) -> list[tuple[int, Thing]]:
+    """The blocks b4, b8, … with their resolutions, the smallest first."""
+    found = [(int(name[1:]), part) for name, part in _parts(thing).items() if re.fullmatch(r"b\d+", name)]
+    found.sort(key=lambda block: block[0])
+    _require([size for size, _ in found] == [4 << i for i in range(len(found))], "an odd row of resolutions")
+    return found
+
+
+def _stylegan2(thing: Thing, synthesis: Thing) -> StyleGAN2Generator:
+    tensors, described = _mapping(_part(thing, "mapping"))
+    tensors = _under("mapping", tensors)
+    blocks = _blocks(synthesis)
+    _require(all(block.state["architecture"] == "skip" for _, block in blocks), "a generator without skip connections")
+    for i, (_, block) in enumerate(blocks):
+        _require(_filter_is_usual(block), "another low-pass filter")
+        for name, conv in _parts(block).items():
+            if name == "torgb":
+                tensors |= _under(f"scales.{i}.to_rgb", {"weight": _weight(conv)[:, :, 0, 0], "bias": _weight(conv, "bias")})
+                name = "to_rgb"
+            else:
+                _require(conv.state["activation"] == "lrelu", "layers without leaky ReLUs")
+                size = conv.state["resolution"]
+                noise = torch.zeros(size, size)
+                if conv.state["use_noise"]:
+                    noise = _weight(conv, "noise_const") * _weight(conv, "noise_strength")
+                tensors |= _under(
+                    f"scales.{i}.{name}", {"weight": _unit(_weight(conv)), "bias": _weight(conv, "bias"), "noise": noise}
+                )
+            tensors |= _under(f"scales.{i}.{name}.style", _dense(_part(conv, "affine")))
+    tensors["constant"] = _weight(blocks[0][1], "const")
+    first = _part(blocks[0][1], "conv1")
+    config = StyleGAN2Config(
+        resolution=blocks[-1][0],
+        colours=int(synthesis.state["img_channels"]),
+        z_dim=int(thing.state["z_dim"]),
+        channels=tuple(len(_part(block, "conv1").state["_parameters"]["bias"]) for _, block in blocks),
+        clamp=_clamp(first.state["conv_clamp"]),
+        **described,
+    )
+    return _loaded(StyleGAN2Generator(config), tensors)
+
+
+def _discriminator(thing: Thing) -> StyleGAN2Discriminator:
+    *blocks, (_, last) = reversed(_blocks(thing))
+    kinds = {block.state["architecture"] for _, block in blocks}
+    _require(kinds <= {"resnet"} or kinds <= {"orig"}, "a discriminator with skip connections")
+    tensors = _under("from_rgb", _dense(_part(blocks[0][1], "fromrgb")))
+    for i, (_, block) in enumerate(blocks):
+        _require(_filter_is_usual(block), "another low-pass filter")
+        for name in ("conv0", "conv1"):
+            _require(_part(block, name).state["activation"] == "lrelu", "layers without leaky ReLUs")
+            tensors |= _under(f"scales.{i}.{name}", _dense(_part(block, name)))
+        if "skip" in _parts(block):
+            tensors[f"scales.{i}.skip.weight"] = _weight(_part(block, "skip"))
+    for ours, theirs in (("conv", "conv"), ("hidden", "fc"), ("out", "out")):
+        tensors |= _under(ours, _dense(_part(last, theirs)))
+    described = {"classes": 0, "embedding": 1, "mapping": ()}
+    if "mapping" in _parts(thing):
+        mapping, described = _mapping(_part(thing, "mapping"))
+        tensors |= _under("mapping", mapping)
+    spread = _parts(last).get("mbstd")
+    statistics = 0 if spread is None else int(spread.state["num_channels"])
+    tensors["usual"] = torch.zeros(statistics)
+    config = StyleGAN2DiscriminatorConfig(
+        resolution=blocks[0][0],
+        colours=int(thing.state["img_channels"]),
+        channels=tuple(len(_weight(_part(block, "conv0"), "bias")) for _, block in blocks)
+        + (len(tensors["conv.bias"]),),
+        residual=int("resnet" in kinds),
+        hidden=len(tensors["hidden.bias"]),
+        statistics=statistics,
+        group=0 if spread is None or spread.state["group_size"] is None else int(spread.state["group_size"]),
+        clamp=_clamp(_part(last, "conv").state["conv_clamp"]),
+        **described,
+    )
+    return _loaded(StyleGAN2Discriminator(config), tensors)
+
+
+@torch.inference_mode()
+def _with_company(judge: StyleGAN2Discriminator, generator: nn.Module) -> StyleGAN2Discriminator:
+    """The discriminator, knowing how much the generator's pictures usually vary."""
+    config = judge.config
+    if config.statistics:
+        random = torch.Generator().manual_seed(0)
+        z = torch.randn(SAMPLES, generator.config.z_dim, generator=random)
+        label = torch.zeros(SAMPLES, config.classes)
+        if config.classes:
+            label.scatter_(1, torch.randint(config.classes, (SAMPLES, 1), generator=random), 1)
+        psi = torch.tensor(1.0)
+        features = [
+            judge.features(generator.synthesize(generator.styles(z[[i]], label[[i]], psi), psi)) for i in range(SAMPLES)
+        ]
+        groups = torch.cat(features).split(config.group or SAMPLES)
+        judge.usual.copy_(torch.stack([judge.spread(group) for group in groups]).mean(0))
+    return judge
+
+
+# ------------------------------------------------------------------------------------------------------------ StyleGAN3
+
+
+def _stylegan3(thing: Thing, synthesis: Thing) -> StyleGAN3Generator:
+    tensors, described = _mapping(_part(thing, "mapping"))
+    tensors = _under("mapping", tensors)
+    waves = _part(synthesis, "input")
+    buffers, state = waves.state["_buffers"], waves.state
+    size, rate, band = int(state["size"][0]), float(state["sampling_rate"]), float(state["bandwidth"])
+    _require(int(state["size"][1]) == size, "an input that is not square")
+    frequencies = len(buffers["phases"])
+    tensors |= _under("input.affine", _dense(_part(waves, "affine"))) | _under("input", {
+        "weight": _weight(waves) * frequencies**-0.5,
+        "frequencies": buffers["freqs"].float(),
+        "phases": buffers["phases"].float(),
+        "extent": torch.tensor(0.5 * size / rate),
+        "bandwidth": torch.tensor(band),
+        "fade": torch.tensor(1 / (rate / 2 - band)),
+        "transform": buffers["transform"].float(),
+    })  # fmt: skip
+    names = synthesis.state["layer_names"]
+    layers = []
+    for i, name in enumerate(names):
+        part = _part(synthesis, name)
+        state, buffers, last = part.state, part.state["_buffers"], i == len(names) - 1
+        _require(bool(state["is_torgb"]) == last, "colours before its last layer")
+        weight = _weight(part)
+        before, after, *others = (int(number) for number in state["padding"])
+        _require([before, after] == others, "pictures that are not square")
+        filters = {f"{kind}_filter": value for kind in ("up", "down") if (value := buffers.get(f"{kind}_filter")) is not None}
+        radial = filters["down_filter"].ndim - 1 if "down_filter" in filters else 0
+        layers.append(Layer(
+            in_channels=weight.shape[1], out_channels=weight.shape[0], kernel=weight.shape[2],
+            up=int(state["up_factor"]), down=int(state["down_factor"]),
+            up_taps=len(filters.get("up_filter", ())), down_taps=len(filters.get("down_filter", ())), radial=radial,
+            before=before, after=after, size=int(state["out_size"][0]),
+            detail=round(2 * float(state["out_cutoff"])),
+        ))  # fmt: skip
+        tensors |= _under(f"layers.{i}.style", _dense(_part(part, "affine"))) | _under(f"layers.{i}", {
+            "weight": weight * weight[0].numel() ** -0.5 if last else _unit(weight),
+            "bias": _weight(part, "bias"),
+            "gain": buffers["magnitude_ema"].float().rsqrt(),
+            **{name: value.float() for name, value in filters.items()},
+        })  # fmt: skip
+    config = StyleGAN3Config(
+        resolution=int(synthesis.state["img_resolution"]),
+        colours=int(synthesis.state["img_channels"]),
+        z_dim=int(thing.state["z_dim"]),
+        frequencies=frequencies,
+        size=size,
+        detail=round(2 * band),
+        layers=tuple(layers),
+        clamp=_clamp(_part(synthesis, names[-1]).state["conv_clamp"]),
+        **described,
+    )
+    tensors["scale"] = torch.tensor(float(synthesis.state["output_scale"]))
+    return _loaded(StyleGAN3Generator(config), tensors)
+
+
+# --------------------------------------------------------------------------------------------------------------- BigGAN
+
+
+def _biggan(found: dict[str, Tensor], beside: Path) -> BigGANGenerator:
+    try:
+        settings = json.loads(beside.read_text(encoding="utf-8"))
+        width, epsilon = int(settings["channel_width"]), float(settings["eps"])
+        rows = [(int(bool(up)), int(before), int(after)) for up, before, after in settings["layers"]]
+        attention, statistics = int(settings["attention_layer_position"]), int(settings["n_stats"])
+        resolution, z_dim = int(settings["output_dim"]), int(settings["z_dim"])
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no {beside.name} beside the weights of this BigGAN: put it there too.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{beside} is not the config of a BigGAN ({type(error).__name__}: {error}).") from None
+
+    def normal(name: str) -> Tensor:
+        """The weight by its spectral norm (Miyato et al. 2018, arXiv 1802.05957, eq. 8)."""
+        weight, u, v = (found[f"{name}.{part}"].float() for part in ("weight_orig", "weight_u", "weight_v"))
+        return weight / (u @ weight.flatten(1) @ v)
+
+    def conv(name: str) -> dict[str, Tensor]:
+        return {"weight": normal(name), "bias": found[f"{name}.bias"].float()}
+
+    def moments(name: str) -> dict[str, Tensor]:
+        return {"means": found[f"{name}.running_means"].float(), "variances": found[f"{name}.running_vars"].float() + epsilon}
+
+    try:
+        tensors = {"embed.weight": found["embeddings.weight"].float()} | _under("seed", conv("generator.gen_z"))
+        for i in range(len(rows)):
+            theirs = f"generator.layers.{i + (i >= attention)}"
+            for j in range(4):
+                norm = f"{theirs}.bn_{j}"
+                scale = normal(f"{norm}.scale")
+                tensors |= _under(f"blocks.{i}.norms.{j}", moments(norm) | {
+                    "scale.weight": scale, "scale.bias": torch.ones(len(scale)), "offset.weight": normal(f"{norm}.offset"),
+                })  # fmt: skip
+                tensors |= _under(f"blocks.{i}.convs.{j}", conv(f"{theirs}.conv_{j}"))
+        theirs = f"generator.layers.{attention}"
+        for ours, name in (("query", "theta"), ("key", "phi"), ("value", "g")):
+            tensors[f"attention.{ours}.weight"] = normal(f"{theirs}.snconv1x1_{name}")
+        tensors["attention.out.weight"] = normal(f"{theirs}.snconv1x1_o_conv") * found[f"{theirs}.gamma"].float()
+        tensors |= moments("generator.bn")
+        tensors |= {"scale": found["generator.bn.weight"].float(), "offset": found["generator.bn.bias"].float()}
+        # It has as many output planes as channels, of which the first three are the picture.
+        tensors |= _under("to_rgb", {name: tensor[:3] for name, tensor in conv("generator.conv_to_rgb").items()})
+    except KeyError as error:
+        raise ValueError(f"The weights of this BigGAN do not fit {beside.name}: {error.args[0]} is missing.") from None
+    config = BigGANConfig(
+        resolution=resolution,
+        z_dim=z_dim,
+        classes=tensors["embed.weight"].shape[1],
+        embedding=tensors["embed.weight"].shape[0],
+        channels=tuple(width * row[1] for row in rows) + (width * rows[-1][2],),
+        up=tuple(row[0] for row in rows),
+        attention=attention,
+        statistics=statistics,
+    )
+    return _loaded(BigGANGenerator(config).eval(), tensors).requires_grad_(False)
