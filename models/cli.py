@@ -640,25 +640,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     import torch
 
-    from .gan import Card
     from .language.catalogue import DEFAULT_LANGUAGE_MODEL
-    from .language.model import LanguageModel
-    from .published.checkpoint import architecture, save_published
-    from .published.convert import convert, thumbnail
-    from .training.run import check_out
+    from .published.convert import convert
 
-    check_out(options.out)
-    names = [] if options.classes is None else [line.split(",") for line in _lines(options.classes)]
-    names = [[name.strip() for name in row if name.strip()] for row in names]
-    with _stage("read the networks"):
-        model = LanguageModel.load(options.llm or DEFAULT_LANGUAGE_MODEL)
-        gan = convert(options.source, model, names)
-    prompts = [row[0] for row in names[:: max(len(names) // 4, 1)][:4]]
-    data = f"converted from {options.source.name} ({architecture(gan)})"
-    gan.card = Card(options.out.stem, data, options.license, prompts=prompts)
-    with _stage("draw a preview"):
-        preview = thumbnail(gan, model.encode(prompts or [""], gan.recipe))
-    save_published(gan, options.out, torch.float16 if options.half else torch.float32, preview)
+    names = [] if options.classes is None else _lines(options.classes)
+    dtype = torch.float16 if options.half else torch.float32
+    llm = options.llm or DEFAULT_LANGUAGE_MODEL
+    gan = convert(options.source, options.out, names, llm=llm, licenses=options.license, dtype=dtype)
     judged = "with" if gan.discriminator else "without"
     print(f"{options.out}: {gan.resolution} px, {judged} its discriminator, {options.out.stat().st_size / 1e6:.1f} MB")
 

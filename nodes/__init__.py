@@ -1,7 +1,7 @@
 """ComfyUI's face of LLM-GAN: each node declares a schema and hands its work to `models`.
 
 `schema` is what nodes are declared with, `comfyui` all that is asked of ComfyUI, `conditioning` the way to and from its
-CONDITIONING; `language`, `gan`, `pictures`, `latents` and `training` hold the nodes.
+CONDITIONING; `language`, `gan`, `pictures`, `latents`, `training` and `published` hold the nodes.
 """
 
 from comfy_api.latest import ComfyExtension, io
@@ -22,6 +22,7 @@ from .latents import (
     Vary,
 )
 from .pictures import ImageToLatent, Restore, Restyle
+from .published import ConvertGAN
 from .training import Dataset, Train
 
 
@@ -50,4 +51,5 @@ class LLMGANExtension(ComfyExtension):
             LoadLatent,
             Dataset,
             Train,
+            ConvertGAN,
         ]

@@ -157,6 +157,12 @@ def model_files(name: str, suffix: str) -> dict[str, Path]:
     return {file: Path(folder_paths.get_full_path_or_raise(name, file)) for file in names}
 
 
+def files_beside_models(name: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Name and path of every file of other kinds, by their suffixes, that lies in the model folders of that name."""
+    found = ((path.relative_to(home), path) for home in model_folders(name) for path in sorted(home.rglob("*")))
+    return {place.as_posix(): path for place, path in found if path.suffix in suffixes and path.is_file()}
+
+
 def new_model_file(name: str, prefix: str, suffix: str) -> Path:
     """A path in the model folder that no file has yet: prefix_00001_suffix, and so on."""
     return _new_file(os.path.abspath(folder_paths.get_folder_paths(name)[0]), prefix, suffix)

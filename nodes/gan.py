@@ -6,11 +6,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..models.checkpoint import DEFAULT_GAN, ENCODER, encoder_path, load_gan, save_gan
+from ..models.checkpoint import DEFAULT_GAN, ENCODER, encoder_path, save_gan
 from ..models.condition import Condition
-from ..models.gan import GAN as Network
-from ..models.gan import Latent, Scores
+from ..models.gan import AnyGAN, Latent, Scores
 from ..models.pictures import on_white
+from ..models.published.checkpoint import load
+from ..models.published.gan import PublishedGAN
 from . import comfyui
 from .comfyui import Managed
 from .conditioning import from_conditioning
@@ -34,18 +35,23 @@ def _stamp(path: Path) -> tuple[str | int, ...] | None:
 def managed(path: Path, precision: str) -> Managed:
     """The GAN in `path`, in ComfyUI's care."""
     device, waiting = comfyui.generator_devices()
-    return Managed(load_gan(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
+    return Managed(load(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
 
 
-def _describe(gan: Network) -> str:
+def describe(gan: AnyGAN) -> str:
     """The card in lines that anyone can read."""
     card, recipe = gan.card, gan.recipe
+    reads = f"reads prompts with {recipe.model}, layer {recipe.layer}, up to {recipe.max_tokens} tokens"
+    if isinstance(gan, PublishedGAN):
+        reads = "draws one kind of thing, whatever the prompt"
+        if gan.classes is not None:
+            reads = f"draws {len(gan.classes.names)} classes, and finds that of a prompt with {recipe.model}"
     lines = [
         (
             f"{card.name}: {gan.resolution} x {gan.resolution} pixels, {'with' if gan.discriminator else 'without'}"
             f" discriminator, {'with' if gan.encoder else 'without'} encoder"
         ),
-        f"reads prompts with {recipe.model}, layer {recipe.layer}, up to {recipe.max_tokens} tokens",
+        reads,
         card.data and f"trained on {card.data}",
         card.images_seen and f"images seen in training: {card.images_seen:,}",
         card.licenses and f"licences: {', '.join(card.licenses)}",
@@ -71,7 +77,7 @@ class LoadGAN(io.ComfyNode):
                 io.Combo.Input(
                     "gan",
                     options=list(_files()),
-                    tooltip="GANs in ComfyUI/models/gan, and the bundled one, which draws icons.",
+                    tooltip="GANs in ComfyUI/models/gan, published ones among them once converted, and the bundled one, which draws icons.",
                 ),
                 precision_input(),
             ],
@@ -101,7 +107,7 @@ class LoadGAN(io.ComfyNode):
             raise FileNotFoundError(f"There is no GAN {gan} in ComfyUI/models/gan: put it there, or choose another.")
         key = ("GAN", path, _stamp(path), precision)
         loaded = comfyui.shared(key, lambda: managed(path, precision))
-        return io.NodeOutput(loaded, _describe(loaded.network))
+        return io.NodeOutput(loaded, describe(loaded.network))
 
 
 class Generate(io.ComfyNode):
@@ -271,8 +277,8 @@ def _judge(gan: Managed, images: Tensor, condition: Condition | None) -> Scores:
     return gan.run(
         lambda size, progress: gan.network.score(images, condition, size, progress),
         len(images),
-        # The features at half the resolution, 144 channels wide, and the picture as it came.
-        400 * gan.network.resolution**2 + 24 * images[0].numel(),
+        # The features at half the resolution, 144 channels wide, or those of a published one; and the picture as it came.
+        max(400 * gan.network.resolution**2, 16 * gan.network.generator.widest) + 24 * images[0].numel(),
     )
 
 

@@ -288,3 +288,30 @@ def test_a_file_that_is_no_picture(tmp_path, capsys):
     (tmp_path / "x.png").write_text("not a picture")
     assert main(["score", str(tmp_path / "x.png")]) == 1
     assert "not a picture that can be read" in capsys.readouterr().err
+
+
+def test_a_published_gan_is_converted_and_drawn_with(tmp_path, capsys):
+    import published
+
+    generator, judge = published.stylegan2(2)
+    source = published.write(tmp_path / "animals.pkl", G=None, D=judge, G_ema=generator)
+    (tmp_path / "names.txt").write_text("cat, 猫\n\ndog, 狗\n", encoding="utf-8")
+    out = tmp_path / "animals.safetensors"
+    asked = ["convert", str(source), "--out", str(out)]
+    assert main(asked) == 1 and "draws 2 classes: give" in capsys.readouterr().err
+    assert main([*asked, "--classes", str(tmp_path / "names.txt"), "--license", "CC0", "--half"]) == 0
+    assert "16 px, with its discriminator" in capsys.readouterr().out
+    assert main([*asked, "--classes", str(tmp_path / "names.txt")]) == 1 and "there already" in capsys.readouterr().err
+    assert main(["models", "--folder", str(tmp_path)]) == 0
+    assert "animals  16 px, reads gemma-3-270m, CC0" in capsys.readouterr().out
+    drawn = tmp_path / "drawn"
+    assert main(["generate", "a cat", "一只狗", "-n", "2", "--gan", str(out), "--out", str(drawn)]) == 0
+    pictures = sorted(str(path) for path in drawn.glob("0*.png"))
+    assert len(pictures) == 4
+    assert main(["score", *pictures, "--gan", str(out)]) == 0
+    walked = ["walk", "cat", "dog", "--frames", "3", "--gan", str(out), "--out", str(tmp_path / "walk")]
+    edited = ["edit", "1", "--prompt", "cat", "--vary", "2", "--gan", str(out), "--out", str(tmp_path / "a.latent.safetensors")]
+    assert main(walked) == main(edited) == 0
+    capsys.readouterr()
+    assert main(["restore", pictures[0], "--undo", "denoise", "--gan", str(out), "--out", str(drawn)]) == 1
+    assert "take a GAN that LLM-GAN trained" in capsys.readouterr().err

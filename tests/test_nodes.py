@@ -130,6 +130,11 @@ CONTRACT = {
         ),
         "GAN LLMGAN_GAN, loss LOSS_MAP, file STRING",
     ),
+    "LLMGAN_Convert": (
+        "Convert Published GAN",
+        "file COMBO, classes STRING, half BOOLEAN",
+        "GAN LLMGAN_GAN, info STRING",
+    ),
 }
 
 
@@ -884,3 +889,43 @@ def test_a_training_shows_samples_losses_and_stops_when_cancelled(pack, tmp_path
 def test_a_training_needs_a_plain_name(pack, name):
     with pytest.raises(ValueError, match="no name for a GAN"):
         pack.module("nodes.comfyui").training_paths(name)
+
+
+def test_a_published_gan_comes_into_the_graph_and_what_it_cannot_do_is_said(pack, encode):
+    import folder_paths
+
+    import published
+    from test_gan import small_gan
+
+    home = Path(folder_paths.models_dir) / "gan"
+    generator, judge = published.stylegan2(5)
+    published.write(home / "animals.pkl", G=None, D=judge, G_ema=generator)
+    assert "animals.pkl" in pack.node("LLMGAN_Convert").define_schema().inputs[0].options
+    with pytest.raises(ValueError, match="draws 5 classes"):
+        pack.run("Convert", file="animals.pkl", classes="", half=True)
+    given = {"file": "animals.pkl", "classes": "cat\ndog\nvolcano\npizza\nguitar\n", "half": False}
+    gan, info = pack.run("Convert", **given)
+    assert "draws 5 classes" in info and str(home / "animals.safetensors") in info
+    written = (home / "animals.safetensors").stat().st_mtime_ns
+    again, listed = pack.run("Convert", **given)[0], pack.run("LoadGAN", gan="animals.safetensors", precision="fp32")[0]
+    assert (home / "animals.safetensors").stat().st_mtime_ns == written
+
+    inputs = {"conditioning": encode(["a cat", "a pizza"]), "seed": 1, "batch_size": 2, "truncation": 0.8}
+    images, drawn = pack.run("Generator", gan=gan, **inputs)
+    assert images.shape == (4, 16, 16, 3) and (images[0] - images[2]).abs().max() > 0.1
+    for other in (again, listed):
+        assert torch.equal(pack.run("Generator", gan=other, **inputs)[0], images)
+    ranked, _, scores, _ = pack.run("DiscriminatorScore", gan=gan, images=images, keep=2, conditioning=inputs["conditioning"])
+    assert len(ranked) == 4 and scores == sorted(scores, reverse=True)
+    for work in (
+        lambda: pack.run("ImageToLatent", gan=gan, images=images, conditioning=encode("a cat"), steps=0),
+        lambda: pack.run("SaveGAN", gan=gan, filename_prefix="x", include_discriminator=True),
+    ):
+        with pytest.raises(ValueError, match="take a GAN that LLM-GAN trained"):
+            work()
+    with pytest.raises(FileNotFoundError, match="put a .pkl of StyleGAN"):
+        pack.run("Convert", file="gone.pkl", classes="", half=True)
+    save_gan(small_gan(), home / "other.safetensors")
+    published.write(home / "other.pkl", G=None, D=None, G_ema=generator)
+    with pytest.raises(FileExistsError, match="is another GAN"):
+        pack.run("Convert", **given | {"file": "other.pkl"})

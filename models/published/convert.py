@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from ..condition import Condition
 from ..gan import Card
+from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from ..pictures import contact_sheet
 from .biggan import BigGANConfig, BigGANGenerator
+from .checkpoint import architecture, save_published
 from .gan import Classes, PublishedGAN
 from .pickles import Thing, read_pickle
 from .stylegan2 import (
@@ -31,38 +33,56 @@ from .stylegan2 import (
 from .stylegan3 import Layer, StyleGAN3Config, StyleGAN3Generator
 
 READ = "StyleGAN2-ADA and StyleGAN3 (.pkl, as their PyTorch code saves them) and BigGAN-deep (pytorch_model.bin, config.json)"
+PREVIEW = 256  # pixels
 SAMPLES = 16  # of the generator, by which its discriminator's usual company is measured
 
 
 def convert(
-    source: Path, model: LanguageModel, names: Sequence[Sequence[str]] = (), card: Card | None = None
+    source: Path,
+    out: Path,
+    names: Sequence[str] = (),
+    *,
+    llm: str | Path = DEFAULT_LANGUAGE_MODEL,
+    licenses: Sequence[str] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> PublishedGAN:
-    """The GAN in the file `source`, its classes found by `model` through their `names`, a list for each in their order.
+    """Write the GAN in the file `source` to `out`, what works on pixels as `dtype`.
 
-    ValueError or FileNotFoundError, in one sentence, where there is none that can be read, or the names are not those of its
-    classes.
+    `names` are those of its classes in their order, several of one with commas between; `llm` finds a prompt's class by them.
+    ValueError, FileNotFoundError or FileExistsError, in one sentence, where there is nothing that can be read, the names are
+    not those of its classes, or `out` is there already.
     """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already: choose another name, or move it away.")
     generator, judge = networks_of(source)
-    count = generator.config.classes
-    if len(names) != count:
-        given = f"and {len(names)} are named" if names else "which prompts must be able to name"
-        raise ValueError(
-            f"{source.name} draws {count} classes, {given}: give a text file of their names in their order, one class a line."
-            if count
-            else f"{source.name} draws no classes, so that there are none to name."
-        )
+    rows = [[name.strip() for name in line.split(",") if name.strip()] for line in names if line.strip(" ,")]
+    _check_names(rows, generator.config.classes, source)
+    model = LanguageModel.load(llm)
     recipe, classes = model.recipe(), None
-    if count:
-        classes = Classes(names, recipe.width)
-        classes.learn(model.encode([name for row in names for name in row], recipe))
-    return PublishedGAN(generator, judge, recipe, classes, card).requires_grad_(False)
+    if rows:
+        classes = Classes(rows, recipe.width)
+        classes.learn(model.encode([name for row in rows for name in row], recipe))
+    prompts = [row[0] for row in rows[:: -(-len(rows) // 4) or 1]]
+    gan = PublishedGAN(generator, judge, recipe, classes, Card(out.stem, licenses=list(licenses), prompts=prompts))
+    gan.card.data = f"converted from {source.name}, {architecture(gan)}"
+    save_published(gan, out, dtype, _thumbnail(gan, model.encode(prompts or [""], recipe)))
+    return gan
 
 
-def thumbnail(gan: PublishedGAN, condition: Condition, side: int = 256) -> bytes:
-    """Four pictures of the prompts as a PNG, which is to show what the GAN draws."""
+def _check_names(rows: list[list[str]], classes: int, source: Path) -> None:
+    if classes and not rows:
+        raise ValueError(f"{source.name} draws {classes} classes: give a text of their names in their order, a class a line.")
+    if len(rows) != classes:
+        raise ValueError(f"{source.name} draws {classes or 'no'} classes, and {len(rows)} are named.")
+
+
+def _thumbnail(gan: PublishedGAN, condition: Condition) -> bytes:
+    """Four pictures of the prompts as a PNG, to show what the GAN draws."""
     pictures, _ = gan.generate(condition[[i * len(condition) // 4 for i in range(4)]], gan.sample_z(0, 4), 0.7)
     sheet, file = contact_sheet(pictures, 2), BytesIO()
-    sheet.thumbnail((side, side))
+    sheet.thumbnail((PREVIEW, PREVIEW))
     sheet.save(file, "PNG")
     return file.getvalue()
 

@@ -1,0 +1,470 @@
+"""Published GANs: converted they draw and judge what the papers' formulas give, and no file gets anything run."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm_gan.models import latents
+from llm_gan.models.checkpoint import load_card, load_gan, preview, read_metadata, save_gan
+from llm_gan.models.gan import Latent
+from llm_gan.models.inversion import invert
+from llm_gan.models.published.biggan import within_two
+from llm_gan.models.published.checkpoint import load, save_published
+from llm_gan.models.published.convert import convert, networks_of
+from llm_gan.models.published.gan import PublishedGAN
+from llm_gan.models.published.pickles import Thing, read_pickle
+
+import published
+from test_gan import condition
+
+NAMES = ["cat, 猫", "dog, 狗", "volcano, 火山", "pizza, 披萨", "guitar, 吉他"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Writes a GAN, as it was published, to a file."""
+
+    def files(generator, discriminator=None) -> Path:
+        return published.write(tmp_path / "published.pkl", G=generator, D=discriminator, G_ema=generator)
+
+    return files
+
+
+@pytest.fixture(scope="module")
+def biggan_file(tmp_path_factory):
+    home = tmp_path_factory.mktemp("biggan")
+    torch.save(published.biggan(), home / "pytorch_model.bin")
+    (home / "config.json").write_text(json.dumps(published.BIGGAN))
+    return home / "pytorch_model.bin"
+
+
+def _drawn(generator, z: torch.Tensor, label: torch.Tensor, psi: float = 0.7):
+    with torch.inference_mode():
+        styles = generator.styles(z, label, torch.tensor(psi))
+        return styles, generator.synthesize(styles, torch.tensor(psi))
+
+
+KINDS = {
+    "StyleGAN2": lambda: published.stylegan2(),
+    "StyleGAN2 of classes": lambda: published.stylegan2(5),
+    "StyleGAN3-T": lambda: published.stylegan3(),
+    "StyleGAN3-R of classes": lambda: published.stylegan3(True, 5),
+}
+
+
+# ------------------------------------------------------------------------------------------------- the same pictures
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stylegan_draws_and_judges_as_published(kind, files):
+    theirs, judge = KINDS[kind]()
+    ours, our_judge = networks_of(files(theirs, judge))
+    z, label = torch.randn(3, 8), torch.eye(5)[[0, 3, 3]][:, : ours.config.classes]
+    w = theirs.mapping(z, label, 0.7)
+    expected = theirs.synthesis(w[:, None].expand(-1, ours.num_styles, -1))
+    styles, images = _drawn(ours, z, label)
+    assert torch.allclose(styles[:, 0], w, atol=1e-5)
+    assert expected.std() > 0.03 and torch.allclose(images, expected, atol=1e-4 * expected.abs().max())
+    features = our_judge.features(expected)
+    scores = our_judge.judge(features, label, our_judge.spread(features))
+    assert torch.allclose(scores, judge(expected, label), atol=1e-4)
+
+
+def test_a_style_of_each_layer_is_its_own(files):
+    theirs, _ = published.stylegan2()
+    ours, _ = networks_of(files(theirs))
+    ws = torch.randn(2, ours.num_styles, 8)
+    with torch.inference_mode():
+        assert torch.allclose(ours.synthesize(ws, torch.tensor(1.0)), theirs.synthesis(ws), atol=1e-4)
+    assert ours.style_resolutions == [4, 8, 8, 16, 16, 16]
+
+
+@pytest.mark.parametrize("step", [0, 20, 50])
+def test_biggan_draws_as_published(biggan_file, step):
+    ours, judge = networks_of(biggan_file)
+    z, label = torch.randn(2, 6), torch.eye(5)[[1, 4]]
+    expected = published.draw_biggan(published.biggan(), within_two(z) * step / 50, label, step)
+    images = _drawn(ours, z, label, step / 50)[1]
+    assert judge is None and expected.std() > 0.1 and torch.allclose(images, expected, atol=1e-4)
+
+
+def test_z_is_cut_off_at_two():
+    z = within_two(torch.randn(100_000, generator=torch.Generator().manual_seed(0)))
+    assert z.abs().max() <= 2 and abs(z.std() - 0.8796) < 0.01  # that of the normal distribution between -2 and 2
+
+
+def test_biggan_draws_as_its_package_does(tmp_path):
+    model = pytest.importorskip("pytorch_pretrained_biggan.model", reason="BigGAN's package: pip install '.[bench]'")
+    config = pytest.importorskip("pytorch_pretrained_biggan.config").BigGANConfig(
+        output_dim=16, z_dim=32, channel_width=8, num_classes=5,
+        layers=[(False, 16, 8), (True, 8, 4), (True, 4, 1)], attention_layer_position=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = model.BigGAN(config).eval()
+    for name, tensor in theirs.state_dict().items():
+        if name.endswith(("gamma", "running_means", "generator.bn.weight", "bias")):
+            tensor.normal_(std=0.3)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(config.to_json_string())
+    ours, _ = networks_of(tmp_path / "pytorch_model.bin")
+    z, label = torch.randn(2, 32), torch.eye(5)[[0, 4]]
+    with torch.no_grad():
+        assert torch.allclose(_drawn(ours, z, label, 0.4)[1], theirs(within_two(z) * 0.4, label, 0.4), atol=1e-4)
+
+
+@pytest.mark.skipif("STYLEGAN3_DIR" not in os.environ, reason="STYLEGAN3_DIR names no checkout of NVlabs/stylegan3")
+@pytest.mark.parametrize("kind", ["stylegan2", "stylegan3-t", "stylegan3-r"])
+def test_a_stylegan_draws_as_its_own_code_does(kind, tmp_path):
+    written = subprocess.run(
+        [sys.executable, "-c", _THEIR_CODE, kind, str(tmp_path)], capture_output=True, text=True, cwd=os.environ["STYLEGAN3_DIR"]
+    )
+    assert written.returncode == 0, written.stderr
+    expected = torch.load(tmp_path / "drawn.pt", weights_only=True)
+    ours, judge = networks_of(tmp_path / "network.pkl")
+    images = _drawn(ours, expected["z"], torch.zeros(4, 0))[1]
+    assert torch.allclose(images, expected["images"], atol=1e-4 * expected["images"].abs().max())
+    features = judge.features(expected["images"])
+    assert torch.allclose(judge.judge(features, None, judge.spread(features)), expected["scores"], atol=1e-4)
+
+
+_THEIR_CODE = """
+import pickle, sys
+sys.path.insert(0, ".")
+import torch
+from training import networks_stylegan2, networks_stylegan3
+kind, out = sys.argv[1:]
+torch.manual_seed(0)
+small = dict(channel_base=2048, channel_max=64)
+if kind == "stylegan2":
+    G = networks_stylegan2.Generator(64, 0, 64, 64, 3, **small)
+else:
+    turned = dict(conv_kernel=1, use_radial_filters=True) if kind == "stylegan3-r" else {}
+    G = networks_stylegan3.Generator(64, 0, 64, 64, 3, **small, **turned)
+D = networks_stylegan2.Discriminator(0, 64, 3, **small)
+for name, tensor in [*G.named_parameters(), *G.named_buffers()]:
+    if name.endswith(("noise_strength", "magnitude_ema")):
+        tensor.data.fill_(0.3)
+    elif name.endswith(("bias", "w_avg", "input.affine.weight")):
+        tensor.data.add_(torch.randn_like(tensor) * 0.3)
+G, D = G.eval().requires_grad_(False), D.eval().requires_grad_(False)
+with open(out + "/network.pkl", "wb") as file:
+    pickle.dump(dict(G=G, D=D, G_ema=G, augment_pipe=None, training_set_kwargs=None), file)
+z = torch.randn(4, 64)
+still = dict(noise_mode="const") if kind == "stylegan2" else {}
+images = G(z, torch.zeros(4, 0), truncation_psi=0.7, force_fp32=True, **still)
+torch.save(dict(z=z, images=images, scores=D(images, torch.zeros(4, 0), force_fp32=True)[:, 0]), out + "/drawn.pt")
+"""
+
+
+# ------------------------------------------------------------------------------------------- nothing of a file is run
+
+
+class Evil:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("call", [(os.system, "touch {}"), (eval, "open('{}', 'w')"), (exec, "open('{}', 'w')")])
+def test_nothing_that_a_pickle_calls_is_run(call, tmp_path, files):
+    function, text = call
+    canary = tmp_path / "canary"
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": Evil(function, text.format(canary))}))
+    with pytest.raises(ValueError):
+        networks_of(path)
+    assert not canary.exists()
+    pickle.loads(path.read_bytes())  # by itself it would be
+    assert canary.exists()
+
+
+def test_the_code_that_a_pickle_carries_is_not_run(files):
+    theirs, judge = published.stylegan2()
+    path = files(theirs, judge)
+    before = set(sys.modules)
+    found = read_pickle(path)
+    assert isinstance(found["G_ema"], Thing) and found["G_ema"].kind == "Generator" and set(sys.modules) == before
+    with pytest.raises((AssertionError, ModuleNotFoundError)):
+        pickle.loads(path.read_bytes())
+
+
+def test_a_storage_in_a_pickle_may_hold_data_only(tmp_path):
+    canary = tmp_path / "canary"
+    inner = pickle.dumps(Evil(os.system, f"touch {canary}"), protocol=2)
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": Evil(torch.storage._load_from_bytes, inner)}))
+    with pytest.raises(ValueError, match="cannot be read"):
+        networks_of(path)
+    assert not canary.exists()
+
+
+def _beyond(tmp_path) -> bytes:
+    """A tensor that says it is larger than its data."""
+    return pickle.dumps({"G_ema": Evil(torch._utils._rebuild_tensor_v2, torch.ones(4).storage(), 0, (2**40,), (1,), False, None)})
+
+
+BROKEN = {
+    "a text": (lambda path: b"not a pickle", "cannot be read"),
+    "half of it": (lambda path: path.read_bytes()[: path.stat().st_size // 2], "cannot be read"),
+    "nothing": (lambda path: b"", "cannot be read"),
+    "a tensor beyond its data": (_beyond, "cannot be read"),
+    "another pickle": (lambda path: pickle.dumps({"G": 1}), "no GAN that can be converted"),
+    "a network of another kind": (lambda path: pickle.dumps({"G_ema": Evil(dict)}), "no GAN that can be converted"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_is_refused_in_a_sentence(kind, files, tmp_path):
+    make, message = BROKEN[kind]
+    path = files(*published.stylegan2())
+    path.write_bytes(make(path))
+    with pytest.raises(ValueError, match=message) as refusal:
+        networks_of(path)
+    assert "\n" not in str(refusal.value)
+
+
+ODD = {
+    "layers without leaky ReLUs": lambda g, d: setattr(g.synthesis.b8.conv0, "activation", "relu"),
+    "without skip connections": lambda g, d: setattr(g.synthesis.b8, "architecture", "resnet"),
+    "another low-pass filter": lambda g, d: g.synthesis.b8.resample_filter.fill_(1),
+    "not built as": lambda g, d: delattr(g.synthesis.b8, "conv1"),
+    "do not fit together": lambda g, d: setattr(g.synthesis.b8.conv1, "bias", published.some(3)),
+    "discriminator with skip connections": lambda g, d: setattr(d.b16, "architecture", "skip"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_is_built_otherwise_is_refused_in_a_sentence(what, files):
+    generator, judge = published.stylegan2()
+    ODD[what](generator, judge)
+    with pytest.raises(ValueError, match=what):
+        networks_of(files(generator, judge))
+
+
+def test_a_discriminator_of_another_kind_is_left_out(files):
+    generator, _ = published.stylegan2()
+    assert networks_of(files(generator, published.FullyConnectedLayer(2, 1)))[1] is None
+    assert networks_of(files(generator))[1] is None
+
+
+@pytest.mark.parametrize(
+    "config, message", [(None, "config.json"), ("[]", "not the config"), ('{"channel_width": 4}', "not the config")]
+)
+def test_a_biggan_needs_its_config(config, message, tmp_path):
+    torch.save(published.biggan(), tmp_path / "pytorch_model.bin")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        networks_of(tmp_path / "pytorch_model.bin")
+
+
+# ------------------------------------------------------------------------------------------------ as a GAN among GANs
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A StyleGAN2 of one kind of thing, in a file."""
+    home = tmp_path_factory.mktemp("converted")
+    generator, judge = published.stylegan2()
+    source = published.write(home / "things.pkl", G=None, D=judge, G_ema=generator)
+    convert(source, home / "things.safetensors", licenses=["a licence"])
+    return home / "things.safetensors"
+
+
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory):
+    home = tmp_path_factory.mktemp("classes")
+    generator, judge = published.stylegan2(5)
+    source = published.write(home / "classes.pkl", G=None, D=judge, G_ema=generator)
+    convert(source, home / "classes.safetensors", NAMES)
+    return load(home / "classes.safetensors")
+
+
+@pytest.fixture(scope="module")
+def read():
+    from llm_gan.models.language.catalogue import DEFAULT_LANGUAGE_MODEL
+    from llm_gan.models.language.model import LanguageModel
+
+    model = LanguageModel.load(DEFAULT_LANGUAGE_MODEL)
+    return lambda *prompts: model.encode(prompts)
+
+
+def test_a_converted_file_says_what_it_is(converted):
+    card, recipe, resolution = load_card(converted)
+    assert (card.name, card.data, card.licenses) == ("things", "converted from things.pkl, StyleGAN2", ["a licence"])
+    assert resolution == 16 and recipe.model == "gemma-3-270m" and preview(read_metadata(converted))
+
+
+def test_what_is_saved_comes_back(converted, tmp_path):
+    before = load(converted)
+    after = load(save_published(before, tmp_path / "again.safetensors"))
+    weights = after.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in before.state_dict().items())
+    z = before.sample_z(1, 2)
+    assert torch.equal(after.generate(condition(2), z)[0], before.generate(condition(2), z)[0])
+
+
+def test_in_half_precision_pictures_stay_the_same_within_rounding(converted, tmp_path):
+    whole = load(converted)
+    path = save_published(whole, tmp_path / "half.safetensors", torch.float16)
+    z = whole.sample_z(1, 4)
+    expected = whole.generate(condition(4), z)[0]
+    for half in (load(path), load(converted, dtype=torch.float16)):
+        assert (half.generate(condition(4), z)[0] - expected).abs().max() < 4 / 255
+    assert load(converted, dtype=torch.float16).dtype == torch.float16
+
+
+def test_a_network_without_a_clamp_stays_in_fp32(biggan_file, tmp_path, read):
+    convert(biggan_file, tmp_path / "big.safetensors", NAMES)
+    gan = load(tmp_path / "big.safetensors", dtype=torch.float16)
+    assert gan.dtype == torch.float32
+    images, latent = gan.generate(read("a pizza").repeat(2), gan.sample_z(0, 2), 0.5)
+    assert images.shape == (2, 16, 16, 3) and latent.styles.shape == (2, 4, 12)
+
+
+def test_a_picture_depends_on_its_seed_alone(converted):
+    gan = load(converted)
+    z = gan.sample_z(3, 5)
+    images, _ = gan.generate(condition(5), z)
+    assert torch.allclose(gan.generate(condition(5), z, batch_size=2)[0], images, atol=1e-5)
+    assert torch.allclose(gan.generate(condition(1), z[[4]])[0], images[4:], atol=1e-5)
+    assert (images[0] - images[1]).abs().mean() > 0.01
+    alike, _ = gan.generate(condition(2), z[:2], 0.0)
+    assert torch.allclose(alike[0], alike[1], atol=1e-5)
+
+
+def test_a_score_does_not_depend_on_its_company(converted):
+    gan = load(converted)
+    images, _ = gan.generate(condition(5), gan.sample_z(0, 5))
+    scores = gan.score(images, condition(1))
+    assert torch.allclose(gan.score(images[3:4]).realism, scores.realism[3:4], atol=1e-5)
+    assert scores.alignment.eq(0).all() and scores.realism.std() > 0
+
+
+def test_latents_are_mixed_moved_walked_and_kept(converted, tmp_path):
+    gan = load(converted)
+    images, drawn = gan.generate(condition(2), gan.sample_z(0, 2))
+    everywhere = latents.layers_of(gan.generator, ["all"])
+    mixed = latents.mix(gan.generator, drawn[[0]], drawn[[1]], everywhere)
+    assert torch.allclose(gan.generate(condition(1), mixed)[0], images[1:], atol=1e-4)
+    half = latents.mix(gan.generator, drawn[[0]], drawn[[1]], latents.layers_of(gan.generator, ["middle"]))
+    half, _ = gan.generate(condition(1), half)
+    assert (half - images[0]).abs().mean() > 0.01 and (half - images[1]).abs().mean() > 0.01
+    for method in ("sefa", "pca"):
+        directions = latents.directions(gan, method, everywhere, 3)
+        moved = latents.slide(drawn, directions, torch.tensor([2.0, 0, 0]), everywhere, gan.generator.num_styles)
+        assert (gan.generate(condition(2), moved)[0] - images).abs().mean() > 0.01
+    walk = latents.interpolate(drawn, 3)
+    assert torch.allclose(gan.generate(condition(3), walk)[0][[0, 2]], images, atol=1e-4)
+    latents.save_latent(mixed, tmp_path / "a.latent.safetensors", gan)
+    kept, _ = latents.load_latent(tmp_path / "a.latent.safetensors")
+    gan.check_latent(kept)
+    with pytest.raises(ValueError, match="of another GAN"):
+        gan.check_latent(Latent(torch.zeros(1, 64)))
+
+
+def test_prompts_find_their_class(of_classes, read):
+    prompts = ["a photo of a cat", "一张狗的照片", "a volcano at night", "pizza", "一把吉他"]
+    label = of_classes._label(read(*prompts))
+    assert label.argmax(1).tolist() == [0, 1, 2, 3, 4] and label.max(1).values.min() > 0.9
+    drawn, _ = of_classes.generate(read(*prompts), of_classes.sample_z(0, 1)[[0] * 5])
+    assert (drawn[0] - drawn[1]).abs().max() > 0.1
+
+
+def test_between_two_prompts_lie_both_classes(of_classes, read):
+    label = of_classes._label(latents.travel(read("cat", "pizza"), 3))
+    assert label[0, 0] > 0.99 and label[2, 3] > 0.99 and 0.2 < label[1, 0] < 0.8 and label[1, [0, 3]].sum() > 0.9
+
+
+def test_a_discriminator_of_classes_tells_realism_from_match(of_classes, read):
+    images, _ = of_classes.generate(read("cat").repeat(3), of_classes.sample_z(0, 3))
+    scores = [of_classes.score(images, read(name.split(",")[0])) for name in NAMES]
+    assert all(torch.allclose(score.realism, scores[0].realism) for score in scores)
+    # Realism is the mean over the classes, so that what they have more adds up to nothing.
+    assert torch.stack([score.alignment for score in scores]).mean(0).abs().max() < 0.05 * scores[0].total.abs().max()
+
+
+def test_a_prompt_of_another_model_is_refused_where_it_counts(of_classes, converted):
+    foreign = condition(1)
+    with pytest.raises(ValueError, match="load gemma-3-270m"):
+        of_classes.check(foreign)
+    load(converted).check(foreign)
+
+
+def test_what_a_published_gan_cannot_do_is_said(converted, tmp_path):
+    gan = load(converted)
+    assert isinstance(gan, PublishedGAN)
+    images, _ = gan.generate(condition(1), gan.sample_z(0, 1))
+    for work in (
+        lambda: invert(gan, images, condition(1)),
+        lambda: save_gan(gan, tmp_path / "x.safetensors"),
+        lambda: load_gan(converted),
+    ):
+        with pytest.raises(ValueError, match="take a GAN that LLM-GAN trained"):
+            work()
+    with pytest.raises(ValueError, match="draws its background too"):
+        gan.generate(condition(1), gan.sample_z(0, 1), transparent=True)
+
+
+@pytest.mark.parametrize("names, message", [((), "5 classes: give"), (NAMES[:4], "5 classes, and 4 are named")])
+def test_classes_must_be_named(names, message, files, tmp_path):
+    source = files(*published.stylegan2(5))
+    with pytest.raises(ValueError, match=message):
+        convert(source, tmp_path / "x.safetensors", names)
+
+
+def test_nothing_is_overwritten(files, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        convert(files(*published.stylegan2()), tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == b"mine"
+
+
+def _config(name, value):
+    def change(metadata):
+        metadata["generator"] = json.dumps(json.loads(metadata["generator"]) | {name: value})
+
+    return change
+
+
+HOSTILE = {
+    "no number": _config("z_dim", "8"),
+    "a huge number": _config("z_dim", 10**12),
+    "a long list": _config("channels", [8] * 1000),
+    "a list for a number": _config("resolution", [16]),
+    "numbers that do not fit": _config("resolution", 32),
+    "a width of none": _config("z_dim", 0),
+    "another field": _config("more", 1),
+    "no generator": lambda metadata: metadata.pop("generator"),
+    "another kind": lambda metadata: metadata.update(published="VQGAN"),
+    "odd names": lambda metadata: metadata.update(classes='{"names": [3]}'),
+    "names of no class": lambda metadata: metadata.update(classes='{"names": [["cat"]]}'),
+    "a newer format": lambda metadata: metadata.update(llm_gan="4"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_refused_in_a_sentence(kind, converted, tmp_path):
+    metadata = read_metadata(converted)
+    HOSTILE[kind](metadata)
+    save_file(load_file(converted), tmp_path / "x.safetensors", metadata)
+    with pytest.raises(ValueError) as refusal:
+        load(tmp_path / "x.safetensors")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_tensor_of_another_shape_is_refused(converted, tmp_path):
+    tensors = load_file(converted) | {"generator.constant": torch.zeros(8, 4, 5)}
+    save_file(tensors, tmp_path / "x.safetensors", read_metadata(converted))
+    with pytest.raises(ValueError, match="its config says"):
+        load(tmp_path / "x.safetensors")
