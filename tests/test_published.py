@@ -104,7 +104,7 @@ def test_biggan_draws_as_its_package_does(tmp_path):
     model = pytest.importorskip("pytorch_pretrained_biggan.model", reason="BigGAN's package: pip install '.[bench]'")
     config = pytest.importorskip("pytorch_pretrained_biggan.config").BigGANConfig(
         output_dim=16, z_dim=32, channel_width=8, num_classes=5,
-        layers=[(False, 16, 8), (True, 8, 4), (True, 4, 1)], attention_layer_position=2,
+        layers=[(False, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1)], attention_layer_position=2,
     )  # fmt: skip
     torch.manual_seed(0)
     theirs = model.BigGAN(config).eval()
