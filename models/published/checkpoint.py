@@ -84,7 +84,13 @@ def load(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = to
             network(config), judge and StyleGAN2Discriminator(judge), recipe, classes, read_card(metadata, path)
         )
     bounded = getattr(config, "clamp", 0) > 0
-    fill(gan, path, device, lambda name, x: x.to(dtype if bounded and _on_pixels(name) else torch.float32))
+
+    def as_it_runs(name: str, tensor: Tensor) -> Tensor:
+        # As the activations are, or convolutions would turn their weights round for every picture.
+        layout = torch.channels_last if tensor.ndim == 4 and name.startswith("generator.") else torch.preserve_format
+        return tensor.to(dtype if bounded and _on_pixels(name) else torch.float32, memory_format=layout)
+
+    fill(gan, path, device, as_it_runs)
     return gan.requires_grad_(False).eval()
 
 
