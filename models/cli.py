@@ -646,7 +646,8 @@ def _convert(options: argparse.Namespace) -> None:
     names = [] if options.classes is None else _lines(options.classes)
     dtype = torch.float16 if options.half else torch.float32
     llm = options.llm or DEFAULT_LANGUAGE_MODEL
-    gan = convert(options.source, options.out, names, llm=llm, licenses=options.license, dtype=dtype)
+    with _bar("pictures") as bar:
+        gan = convert(options.source, options.out, names, llm=llm, licenses=options.license, dtype=dtype, progress=bar)
     judged = "with" if gan.discriminator else "without"
     print(f"{options.out}: {gan.resolution} px, {judged} its discriminator, {options.out.stat().st_size / 1e6:.1f} MB")
 

@@ -67,7 +67,7 @@ class ConvertGAN(io.ComfyNode):
             llm = language_models().get(DEFAULT_LANGUAGE_MODEL, DEFAULT_LANGUAGE_MODEL)
             dtype = torch.float16 if half else torch.float32
             with torch.inference_mode(False):
-                convert(source, out, classes.splitlines(), llm=llm, dtype=dtype)
+                convert(source, out, classes.splitlines(), llm=llm, dtype=dtype, progress=comfyui.progress(1))
         loaded = managed(out, "auto")
         info = f"{describe(loaded.network)}\nin {out}"
         comfyui.show_text(cls, info)

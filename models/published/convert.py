@@ -6,7 +6,7 @@ multiplied into the weights here, and weights that are demodulated brought to un
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from .stylegan2 import (
 from .stylegan3 import Layer, StyleGAN3Config, StyleGAN3Generator
 
 READ = "StyleGAN2-ADA and StyleGAN3 (.pkl, as their PyTorch code saves them) and BigGAN-deep (pytorch_model.bin, config.json)"
-PREVIEW = 256  # pixels
-SAMPLES = 16  # of the generator, by which its discriminator's usual company is measured
+Progress = Callable[[int, int], None]
+PREVIEW = 4  # pictures
+SAMPLES = 8  # of the generator, by which its discriminator's usual company is measured
 
 
 def convert(
@@ -45,12 +46,14 @@ def convert(
     llm: str | Path = DEFAULT_LANGUAGE_MODEL,
     licenses: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
+    progress: Progress = lambda done, total: None,
 ) -> PublishedGAN:
     """Write the GAN in the file `source` to `out`, what works on pixels as `dtype`.
 
     `names` are those of its classes in their order, several of one with commas between; `llm` finds a prompt's class by them.
     ValueError, FileNotFoundError or FileExistsError, in one sentence, where there is nothing that can be read, the names are
-    not those of its classes, or `out` is there already.
+    not those of its classes, or `out` is there already. `progress` is called for every picture that is drawn to know the
+    discriminator's usual company and for the preview, and may raise to stop.
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
@@ -64,10 +67,14 @@ def convert(
     if rows:
         classes = Classes(rows, recipe.width)
         classes.learn(model.encode([name for row in rows for name in row], recipe))
+    company = SAMPLES if judge is not None and judge.config.statistics else 0
+    if company:
+        _meet_company(judge, generator, lambda done, _: progress(done, company + PREVIEW))
     prompts = [row[0] for row in rows[:: -(-len(rows) // 4) or 1]]
     gan = PublishedGAN(generator, judge, recipe, classes, Card(out.stem, licenses=list(licenses), prompts=prompts))
     gan.card.data = f"converted from {source.name}, {architecture(gan)}"
-    save_published(gan, out, dtype, _thumbnail(gan, model.encode(prompts or [""], recipe)))
+    read = model.encode(prompts or [""], recipe)
+    save_published(gan, out, dtype, _preview(gan, read, lambda done, _: progress(company + done, company + PREVIEW)))
     return gan
 
 
@@ -78,11 +85,12 @@ def _check_names(rows: list[list[str]], classes: int, source: Path) -> None:
         raise ValueError(f"{source.name} draws {classes or 'no'} classes, and {len(rows)} are named.")
 
 
-def _thumbnail(gan: PublishedGAN, condition: Condition) -> bytes:
-    """Four pictures of the prompts as a PNG, to show what the GAN draws."""
-    pictures, _ = gan.generate(condition[[i * len(condition) // 4 for i in range(4)]], gan.sample_z(0, 4), 0.7)
+def _preview(gan: PublishedGAN, condition: Condition, progress: Progress) -> bytes:
+    """Pictures of the prompts as a PNG, to show what the GAN draws."""
+    rows = [i * len(condition) // PREVIEW for i in range(PREVIEW)]
+    pictures, _ = gan.generate(condition[rows], gan.sample_z(0, PREVIEW), 0.7, 1, progress)
     sheet, file = contact_sheet(pictures, 2), BytesIO()
-    sheet.thumbnail((PREVIEW, PREVIEW))
+    sheet.thumbnail((256, 256))
     sheet.save(file, "PNG")
     return file.getvalue()
 
@@ -107,7 +115,7 @@ def _stylegan(thing: Thing, judge: Any) -> tuple[nn.Module, StyleGAN2Discriminat
     generator = generator.eval().requires_grad_(False)
     if not isinstance(judge, Thing) or judge.kind != "Discriminator" or "b4" not in _parts(judge):
         return generator, None
-    return generator, _with_company(_discriminator(judge).eval().requires_grad_(False), generator)
+    return generator, _discriminator(judge).eval().requires_grad_(False)
 
 
 # ------------------------------------------------------------------------------------------------ what things are made of
@@ -263,23 +271,18 @@ def _discriminator(thing: Thing) -> StyleGAN2Discriminator:
     return _loaded(StyleGAN2Discriminator(config), tensors)
 
 
-@torch.inference_mode()
-def _with_company(judge: StyleGAN2Discriminator, generator: nn.Module) -> StyleGAN2Discriminator:
-    """The discriminator, knowing how much the generator's pictures usually vary."""
-    config = judge.config
-    if config.statistics:
-        random = torch.Generator().manual_seed(0)
-        z = torch.randn(SAMPLES, generator.config.z_dim, generator=random)
-        label = torch.zeros(SAMPLES, config.classes)
-        if config.classes:
-            label.scatter_(1, torch.randint(config.classes, (SAMPLES, 1), generator=random), 1)
-        psi = torch.tensor(1.0)
-        features = [
-            judge.features(generator.synthesize(generator.styles(z[[i]], label[[i]], psi), psi)) for i in range(SAMPLES)
-        ]
-        groups = torch.cat(features).split(config.group or SAMPLES)
-        judge.usual.copy_(torch.stack([judge.spread(group) for group in groups]).mean(0))
-    return judge
+@torch.no_grad()
+def _meet_company(judge: StyleGAN2Discriminator, generator: nn.Module, progress: Progress) -> None:
+    """Let the discriminator know how much the generator's pictures usually vary."""
+    random, classes = torch.Generator().manual_seed(0), judge.config.classes
+    z = torch.randn(SAMPLES, generator.config.z_dim, generator=random)
+    label = torch.eye(classes)[torch.randint(classes, (SAMPLES,), generator=random)] if classes else torch.zeros(SAMPLES, 0)
+    features, psi = [], torch.tensor(1.0)
+    for i in range(SAMPLES):
+        features.append(judge.features(generator.synthesize(generator.styles(z[[i]], label[[i]], psi), psi)))
+        progress(i + 1, SAMPLES)
+    groups = torch.cat(features).split(judge.config.group or SAMPLES)
+    judge.usual.copy_(torch.stack([judge.spread(group) for group in groups]).mean(0))
 
 
 # ------------------------------------------------------------------------------------------------------------ StyleGAN3
