@@ -11,7 +11,6 @@ from ..models.condition import Condition
 from ..models.gan import AnyGAN, Latent, Scores
 from ..models.pictures import on_white
 from ..models.published.checkpoint import load
-from ..models.published.gan import PublishedGAN
 from . import comfyui
 from .comfyui import Managed
 from .conditioning import from_conditioning
@@ -42,7 +41,7 @@ def describe(gan: AnyGAN) -> str:
     """The card in lines that anyone can read."""
     card, recipe = gan.card, gan.recipe
     reads = f"reads prompts with {recipe.model}, layer {recipe.layer}, up to {recipe.max_tokens} tokens"
-    if isinstance(gan, PublishedGAN):
+    if gan.published:
         reads = "draws one kind of thing, whatever the prompt"
         if gan.classes is not None:
             reads = f"draws {len(gan.classes.names)} classes, and finds that of a prompt with {recipe.model}"

@@ -514,7 +514,7 @@ def test_a_second_run_loads_nothing_and_reads_nothing_again(pack, llm, gan, enco
     first = encode("a dog")
     monkeypatch.setattr(model, "load", lambda *a, **k: loads.append(a))
     monkeypatch.setattr(model, "_read", lambda *a, **k: loads.append(a))
-    monkeypatch.setattr(pack.module("nodes.gan"), "load_gan", lambda *a, **k: loads.append(a))
+    monkeypatch.setattr(pack.module("nodes.gan"), "load", lambda *a, **k: loads.append(a))
     assert pack.run("LoadLLM", model="gemma-3-270m", precision="fp32")[0] is llm
     assert pack.run("LoadGAN", gan=BUNDLED, precision="fp32")[0] is gan
     again = encode("a dog")

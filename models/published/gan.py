@@ -59,6 +59,8 @@ class Classes(nn.Module):
 class PublishedGAN(AnyGAN):
     """Generator, discriminator where one was published, and the names of its classes where it has some."""
 
+    published = True
+
     def __init__(
         self,
         generator: PublishedGenerator,
