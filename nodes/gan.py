@@ -76,7 +76,10 @@ class LoadGAN(io.ComfyNode):
                 io.Combo.Input(
                     "gan",
                     options=list(_files()),
-                    tooltip="GANs in ComfyUI/models/gan, published ones among them once converted, and the bundled one, which draws icons.",
+                    tooltip=(
+                        "GANs in ComfyUI/models/gan, published ones among them once converted, and the bundled one, which draws"
+                        " icons."
+                    ),
                 ),
                 precision_input(),
             ],

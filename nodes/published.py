@@ -24,8 +24,8 @@ class ConvertGAN(io.ComfyNode):
             display_name="Convert Published GAN",
             category=CATEGORY,
             description=(
-                f"Makes a .safetensors file of a GAN that others published: {READ}. The file is read as data, and nothing in it is"
-                " run. From then on Load Conditional GAN lists it."
+                f"Makes a .safetensors file of a GAN that others published: {READ}. The file is read as data, and nothing in it"
+                " is run. From then on Load Conditional GAN lists it."
             ),
             search_aliases=["stylegan", "stylegan2", "stylegan3", "biggan", "pkl", "import gan"],
             inputs=[
@@ -39,8 +39,8 @@ class ConvertGAN(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip=(
-                        "Of a GAN that draws classes their names, a class a line in their order, several names with commas between:"
-                        " a prompt finds its class by them."
+                        "Of a GAN that draws classes their names, a class a line in their order, several names with commas"
+                        " between: a prompt finds its class by them."
                     ),
                 ),
                 io.Boolean.Input("half", default=True, tooltip="Store what works on pixels as fp16: half the size."),

@@ -4,6 +4,7 @@ Tensors of `elsewhere:0` are computed on the CPU. What mixes devices fails here 
 the numbers of the CPU. Like Apple's, it has no 64-bit floating-point numbers. It says nothing of a GPU's own arithmetic.
 """
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -20,6 +21,8 @@ from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.inversion import invert
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.latents import directions, layers_of, slide
+from llm_gan.models.published.checkpoint import load
+from llm_gan.models.published.convert import convert
 from llm_gan.models.restoration import restore, restyle
 from llm_gan.models.training import dataset, reader
 from llm_gan.models.training.distill import distill_folder
@@ -30,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
+import published
 from test_compression import states
 from test_scenes import WIDTH, Words, folder  # noqa: F401 (a fixture)
 
@@ -135,8 +139,8 @@ ELSEWHERE = begin()
 @pytest.fixture(autouse=True)
 def files(monkeypatch):
     """safetensors reads to and writes from the devices that it knows."""
-    fill = checkpoint._fill
-    monkeypatch.setattr(checkpoint, "_fill", lambda network, path, device, convert: fill(
+    fill = checkpoint.fill
+    monkeypatch.setattr(checkpoint, "fill", lambda network, path, device, convert: fill(
         network, path, "cpu", lambda name, tensor: convert(name, tensor).to(device)))  # fmt: skip
 
     def save(content, *others):
@@ -167,6 +171,29 @@ def test_a_prompt_is_read_drawn_scored_and_edited(gans):
     assert gans[1].device == ELSEWHERE and all(x.device.type == "cpu" for x in outcomes[1])
     assert all(torch.allclose(one, other, atol=1e-3) for one, other in zip(*outcomes))
     assert (outcomes[0][0] - outcomes[0][1][..., :3]).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["StyleGAN2", "StyleGAN3", "BigGAN"])
+def test_a_published_gan_draws_and_scores(kind, tmp_path):
+    if kind == "BigGAN":
+        torch.save(published.biggan(), tmp_path / "pytorch_model.bin")
+        (tmp_path / "config.json").write_text(json.dumps(published.BIGGAN))
+        source = tmp_path / "pytorch_model.bin"
+    else:
+        generator, judge = published.stylegan2(5) if kind == "StyleGAN2" else published.stylegan3(True, 5)
+        source = published.write(tmp_path / "gan.pkl", G=None, D=judge, G_ema=generator)
+    here = convert(source, tmp_path / "gan.safetensors", ["cat", "dog", "volcano", "pizza", "guitar"])
+    there = load(tmp_path / "gan.safetensors").to(ELSEWHERE)
+    prompts, outcomes = ["a cat", "pizza"], []
+    for gan in (here, there):
+        condition = LanguageModel.load(gan.recipe.model).encode(prompts, gan.recipe)
+        pictures, latent = gan.generate(condition, gan.sample_z(0, 2), 0.7)
+        layers = layers_of(gan.generator, ["all"])
+        moved = slide(latent, directions(gan, "sefa", layers, 1), torch.tensor([2.0]), layers, gan.generator.num_styles)
+        scores = () if gan.discriminator is None else gan.score(pictures, condition)
+        outcomes.append((pictures, gan.generate(condition, moved)[0], *scores))
+    assert there.device == ELSEWHERE and all(x.device.type == "cpu" for x in outcomes[1])
+    assert all(torch.allclose(one, other, atol=1e-3) for one, other in zip(*outcomes))
 
 
 def test_a_picture_is_found_restored_and_restyled(gans):

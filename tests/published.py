@@ -185,7 +185,10 @@ class Conv2dLayer(Persistent):
         weight = self.weight * self.weight_gain
         if down and self.bias is None:
             return F.conv2d(filtered(x, BLUR, (1, 1), down=2), weight) * gain
-        x = F.conv2d(filtered(x, BLUR, (2, 2)), weight, self.bias, 2) if down else F.conv2d(x, weight, self.bias, 1, weight.shape[2] // 2)
+        if down:
+            x = F.conv2d(filtered(x, BLUR, (2, 2)), weight, self.bias, 2)
+        else:
+            x = F.conv2d(x, weight, self.bias, padding=weight.shape[2] // 2)
         return (leaky(x) * gain).clamp(-256 * gain, 256 * gain)
 
 

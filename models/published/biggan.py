@@ -1,4 +1,4 @@
-"""The generator of BigGAN-deep as it was published, in the PyTorch version of its weights (Brock et al. 2019, arXiv 1809.11096).
+"""The generator of BigGAN-deep as it was published, in the PyTorch version of its weights: Brock et al. 2019, arXiv 1809.11096.
 
 It draws the classes that it was trained on. Spectral norms are divided out when a file is converted (`convert.py`).
 """
@@ -57,7 +57,8 @@ def at(table: Tensor, psi: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Four convolutions at a quarter of the width, around them a shortcut that drops the channels that are too many (appendix B)."""
+    """Four convolutions at a quarter of the width, around them a shortcut that drops the channels that are too many (appendix
+    B)."""
 
     def __init__(self, in_channels: int, out_channels: int, up: bool, style_dim: int, statistics: int):
         super().__init__()

@@ -92,8 +92,8 @@ class PublishedGAN(AnyGAN):
         progress: Callable[[int, int], None] | None = None,
         transparent: bool = False,
     ) -> tuple[Tensor, Latent]:
-        """As `GAN.generate`: condition [N], latent [N] or z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent
-        as drawn. Raises ValueError where something does not fit, as `transparent` never does."""
+        """As `GAN.generate`: condition [N], latent [N] or z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the
+        latent as drawn. Raises ValueError where something does not fit, as `transparent` never does."""
         latent = Latent(latent) if isinstance(latent, Tensor) else latent
         self._check_drawing(condition, latent, truncation_psi)
         if transparent:

@@ -112,7 +112,30 @@ class Scale(nn.Module):
         self.to_rgb = ToRGB(channels, w_dim, config.colours, config.clamp)
 
 
-class StyleGAN2Generator(nn.Module):
+class StyleGenerator(nn.Module):
+    """What StyleGANs have in common: z and label are mapped to w, which every layer takes as its style."""
+
+    mapping: Mapping
+    style_resolutions: list[int]
+
+    @property
+    def num_styles(self) -> int:
+        return len(self.style_resolutions)
+
+    @property
+    def style_dim(self) -> int:
+        return self.config.mapping[-1]
+
+    def styles(self, z: Tensor, label: Tensor, psi: Tensor) -> Tensor:
+        return self.mapping(z, label, psi)[:, None].expand(-1, self.num_styles, -1)
+
+    def style_of(self, z: Tensor) -> Tensor:
+        """What z [B,z_dim] alone has in every style, of no class more than of another [B,w_dim]."""
+        classes = self.config.classes
+        return self.mapping(z, z.new_full((len(z), classes), 1 / max(classes, 1)))
+
+
+class StyleGAN2Generator(StyleGenerator):
     """(z [B,z_dim], label [B,classes]) -> styles [B,num_styles,w_dim] -> images [B,3,R,R], nominally -1..1."""
 
     def __init__(self, config: StyleGAN2Config):
@@ -129,28 +152,12 @@ class StyleGAN2Generator(nn.Module):
         return [4, *(resolution for i in range(1, len(self.scales)) for resolution in (4 << i, 4 << i)), self.config.resolution]
 
     @property
-    def num_styles(self) -> int:
-        return len(self.style_resolutions)
-
-    @property
-    def style_dim(self) -> int:
-        return self.config.mapping[-1]
-
-    @property
     def dtype(self) -> torch.dtype:
         return self.constant.dtype
 
     @property
     def widest(self) -> int:
         return max(channels * (4 << i) ** 2 for i, channels in enumerate(self.config.channels))
-
-    def styles(self, z: Tensor, label: Tensor, psi: Tensor) -> Tensor:
-        return self.mapping(z, label, psi)[:, None].expand(-1, self.num_styles, -1)
-
-    def style_of(self, z: Tensor) -> Tensor:
-        """What z [B,z_dim] alone has in every style, of no class more than of another [B,w_dim]."""
-        classes = self.config.classes
-        return self.mapping(z, z.new_full((len(z), classes), 1 / max(classes, 1)))
 
     def style_weights(self, layer: int) -> Tensor:
         """By which this style is read [N,style_dim]."""

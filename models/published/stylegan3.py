@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..derived import Derived
-from .stylegan2 import SQRT2, Mapping
+from .stylegan2 import SQRT2, Mapping, StyleGenerator
 
 
 class Layer(NamedTuple):
@@ -150,7 +150,7 @@ def lowered(x: Tensor, taps: Tensor | None, down: int) -> Tensor:
     return F.conv2d(x, taps.view(1, 1, -1, 1).expand(channels, 1, -1, -1), stride=(down, 1), groups=channels)
 
 
-class StyleGAN3Generator(nn.Module):
+class StyleGAN3Generator(StyleGenerator):
     """(z [B,z_dim], label [B,classes]) -> styles [B,num_styles,w_dim] -> images [B,3,R,R], nominally -1..1."""
 
     def __init__(self, config: StyleGAN3Config):
@@ -169,28 +169,12 @@ class StyleGAN3Generator(nn.Module):
         return [1 << detail.bit_length() - 1 for detail in (self.config.detail, *(layer.detail for layer in self.config.layers))]
 
     @property
-    def num_styles(self) -> int:
-        return len(self.style_resolutions)
-
-    @property
-    def style_dim(self) -> int:
-        return self.config.mapping[-1]
-
-    @property
     def dtype(self) -> torch.dtype:
         return self.layers[0].weight.dtype
 
     @property
     def widest(self) -> int:
         return max(layer.out_channels * (layer.size * layer.down) ** 2 for layer in self.config.layers)
-
-    def styles(self, z: Tensor, label: Tensor, psi: Tensor) -> Tensor:
-        return self.mapping(z, label, psi)[:, None].expand(-1, self.num_styles, -1)
-
-    def style_of(self, z: Tensor) -> Tensor:
-        """What z [B,z_dim] alone has in every style, of no class more than of another [B,w_dim]."""
-        classes = self.config.classes
-        return self.mapping(z, z.new_full((len(z), classes), 1 / max(classes, 1)))
 
     def style_weights(self, layer: int) -> Tensor:
         """By which this style is read [N,style_dim]."""
