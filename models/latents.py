@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from .condition import Condition
-from .gan import GAN, LATENT_DIMENSIONS, Latent
+from .gan import LATENT_DIMENSIONS, AnyGAN, Latent
 from .generator import LOOK_SHARPNESS, Generator
 from .tensors import save_tensors
 
@@ -27,7 +27,7 @@ FORMAT_VERSION = "1"
 MOST = 4096  # latents of one file or walk
 
 
-def layers_of(generator: Generator, ranges: Sequence[str]) -> list[int]:
+def layers_of(generator: nn.Module, ranges: Sequence[str]) -> list[int]:
     """The style layers in some of RANGES; "all" is every one. ValueError for another name."""
     if unknown := sorted(set(ranges) - {*RANGES, "all"}):
         raise ValueError(f"There is no range {unknown[0]!r} of layers: there are {', '.join(RANGES)} and all.")
@@ -37,7 +37,7 @@ def layers_of(generator: Generator, ranges: Sequence[str]) -> list[int]:
 
 @torch.no_grad()
 def mix(
-    generator: Generator, content: Latent, style: Latent, layers: Sequence[int], look: bool = True, strength: float = 1.0
+    generator: nn.Module, content: Latent, style: Latent, layers: Sequence[int], look: bool = True, strength: float = 1.0
 ) -> Latent:
     """`content` [N] with the styles of `style` [N] or [1] in these layers (style mixing, StyleGAN, Karras et al. 2019, arXiv
     1812.04948, §3.1), and with `look` the sketch in its look; strength goes from content (0) to style (1).
@@ -157,7 +157,7 @@ def vary(latent: Latent, count: int, strength: float, seed: int) -> Latent:
 
 
 @torch.no_grad()
-def directions(gan: GAN, method: str, layers: Sequence[int], count: int) -> Tensor:
+def directions(gan: AnyGAN, method: str, layers: Sequence[int], count: int) -> Tensor:
     """Directions [count,style_dim] of the style that change a picture most, found without training: "sefa", the first
     eigenvectors of AᵀA, A being the weights by which the layers read their style (closed-form factorisation, Shen & Zhou 2021,
     arXiv 2007.06600, eq. 5), or "pca", the principal components of MLP(z) (GANSpace, Härkönen et al. 2020, arXiv 2004.02546).
@@ -193,7 +193,7 @@ def slide(latent: Latent, directions: Tensor, strengths: Tensor, layers: Sequenc
     return replace(latent, style_shift=shift if own is None else own + shift, styles=None, looks=None)
 
 
-def save_latent(latent: Latent, path: Path, gan: GAN, note: str = "") -> Path:
+def save_latent(latent: Latent, path: Path, gan: AnyGAN, note: str = "") -> Path:
     """Write `latent` as safetensors, with the name of its GAN and the recipe of its prompts; `note` may say what it is."""
     if path.exists():
         raise FileExistsError(f"{path} is there already: choose another name, or move it away.")

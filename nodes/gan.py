@@ -51,7 +51,7 @@ def describe(gan: AnyGAN) -> str:
             f" discriminator, {'with' if gan.encoder else 'without'} encoder"
         ),
         reads,
-        card.data and f"trained on {card.data}",
+        card.data and (card.data if gan.published else f"trained on {card.data}"),
         card.images_seen and f"images seen in training: {card.images_seen:,}",
         card.licenses and f"licences: {', '.join(card.licenses)}",
         *(f"{name}: {value:.4g}" for name, value in card.metrics.items()),

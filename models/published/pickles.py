@@ -42,22 +42,6 @@ class Thing:
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        """Parameters and buffers by the names that `state_dict` would give them, where the thing was an nn.Module."""
-        found = {}
-        for group in ("_parameters", "_buffers"):
-            for name, value in _entries(self.state.get(group)):
-                if isinstance(value, Tensor):
-                    found[prefix + name] = value
-        for name, module in _entries(self.state.get("_modules")):
-            if isinstance(module, Thing):
-                found |= module.tensors(f"{prefix}{name}.")
-        return found
-
-
-def _entries(value: Any) -> list[tuple[str, Any]]:
-    return [(name, entry) for name, entry in value.items() if isinstance(name, str)] if isinstance(value, dict) else []
-
 
 def read_pickle(path: Path) -> Any:
     """The containers, numbers, texts, tensors and arrays in a file of `pickle.dump`, other objects as `Thing`s; or, of a file of
