@@ -37,6 +37,11 @@ def managed(path: Path, precision: str) -> Managed:
     return Managed(load(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
 
 
+def shared(path: Path, precision: str) -> Managed:
+    """The same, or what a graph still holds of it."""
+    return comfyui.shared(("GAN", path, _stamp(path), precision), lambda: managed(path, precision))
+
+
 def describe(gan: AnyGAN) -> str:
     """The card in lines that anyone can read."""
     card, recipe = gan.card, gan.recipe
@@ -107,8 +112,7 @@ class LoadGAN(io.ComfyNode):
         path = _files().get(gan)
         if path is None:
             raise FileNotFoundError(f"There is no GAN {gan} in ComfyUI/models/gan: put it there, or choose another.")
-        key = ("GAN", path, _stamp(path), precision)
-        loaded = comfyui.shared(key, lambda: managed(path, precision))
+        loaded = shared(path, precision)
         return io.NodeOutput(loaded, describe(loaded.network))
 
 

@@ -7,7 +7,7 @@ from ..models.checkpoint import load_card
 from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..models.published.convert import READ, convert
 from . import comfyui
-from .gan import describe, managed
+from .gan import describe, shared
 from .language import language_models
 from .schema import CATEGORY, GAN, declare
 
@@ -68,7 +68,7 @@ class ConvertGAN(io.ComfyNode):
             dtype = torch.float16 if half else torch.float32
             with torch.inference_mode(False):
                 convert(source, out, classes.splitlines(), llm=llm, dtype=dtype, progress=comfyui.progress(1))
-        loaded = managed(out, "auto")
+        loaded = shared(out, "auto")
         info = f"{describe(loaded.network)}\nin {out}"
         comfyui.show_text(cls, info)
         return io.NodeOutput(loaded, info)

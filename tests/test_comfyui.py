@@ -16,6 +16,7 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
+import published
 import pytest
 import torch
 from comfyui import PACK, PACK_NAME, WORKFLOWS, Missing, Page, Server, events
@@ -35,7 +36,7 @@ ALL = sorted([*NAMES, *EDITING, *DESIGNING, TRAINING])
 NODES = [
     "LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "ImageToLatent", "Restore", "Restyle",
     "MixStyles", "Interpolate", "TravelPrompts", "Average", "Pick", "Vary", "Sliders", "SeedExplorer", "SaveLatent", "LoadLatent",
-    "Dataset", "Train",
+    "Dataset", "Train", "Convert",
 ]  # fmt: skip
 PICTURES = {
     "best_of_many": 8, "expand_prompt": 4, "live_canvas": 1, "prompt_list": 16, "scenes": 16, "text_to_image": 4,
@@ -317,6 +318,35 @@ def test_a_folder_that_is_not_there_is_said_before_any_work(server, trained):
     only(graph, "Dataset")["folder"] = "no such folder"
     history = server.wait(server.queue(graph))
     assert "There is no folder" in events(history, "execution_error")[0]["exception_message"]
+
+
+# ------------------------------------------------------------------------------------------------------ published GANs
+
+
+def test_a_published_gan_is_converted_drawn_with_and_listed(server):
+    generator, judge = published.stylegan2(2)
+    home = server.base / "models" / "gan"
+    home.mkdir(exist_ok=True)
+    published.write(home / "pets.pkl", G=None, D=judge, G_ema=generator)
+    graph = {
+        "1": {"class_type": "LLMGAN_Convert", "inputs": {"file": "pets.pkl", "classes": "cat\ndog", "half": True}},
+        "2": {"class_type": "LLMGAN_LoadLLM", "inputs": {"model": "gemma-3-270m", "precision": "auto"}},
+        "3": {"class_type": "LLMGAN_PromptEncoder", "inputs": {
+            "llm": ["2", 0], "gan": ["1", 0], "prompt": "a cat\na dog", "one_per_line": True, "expand": False, "instruction": "",
+            "seed": 0, "temperature": 0.3, "max_tokens": 8,
+        }},
+        "4": {"class_type": "LLMGAN_Generator", "inputs": {
+            "gan": ["1", 0], "conditioning": ["3", 0], "seed": 1, "batch_size": 2, "truncation": 0.8,
+        }},
+        "5": {"class_type": "LLMGAN_DiscriminatorScore", "inputs": {
+            "gan": ["1", 0], "images": ["4", 0], "conditioning": ["3", 0], "keep": 4,
+        }},
+        "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "pets"}},
+    }  # fmt: skip
+    pictures = server.images(server.run(graph))
+    assert [picture.size for picture in pictures] == [(16, 16)] * 4 and len({picture.tobytes() for picture in pictures}) == 4
+    graph["1"] = {"class_type": "LLMGAN_LoadGAN", "inputs": {"gan": "pets.safetensors", "precision": "auto"}}
+    assert sorted(p.tobytes() for p in server.images(server.run(graph))) == sorted(p.tobytes() for p in pictures)
 
 
 # -------------------------------------------------------------------------------------- running it again and again
