@@ -207,6 +207,20 @@ def test_a_storage_in_a_pickle_may_hold_data_only(tmp_path):
     assert not canary.exists()
 
 
+def test_numbers_of_numpy_are_read(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "numbers.pkl"
+    table = np.arange(6, dtype=">i4").reshape(2, 3)
+    for protocol in (2, 4, 5):
+        path.write_bytes(pickle.dumps({"a": table, "b": np.asfortranarray(table), "c": np.float64(2.5), "d": np.bool_(True)}, protocol))
+        found = read_pickle(path)
+        assert found["a"].numbers == found["b"].numbers == table.tolist() and (found["c"], found["d"]) == (2.5, True)
+    path.write_bytes(pickle.dumps(np.array([{}], dtype=object)))
+    with pytest.raises(ValueError, match="numbers that are none"):
+        read_pickle(path)
+
+
 def _beyond(tmp_path) -> bytes:
     """A tensor that says it is larger than its data."""
     return pickle.dumps({"G_ema": Evil(torch._utils._rebuild_tensor_v2, torch.ones(4).storage(), 0, (2**40,), (1,), False, None)})

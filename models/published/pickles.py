@@ -7,6 +7,7 @@ The source code that NVIDIA's pickles carry (`torch_utils.persistence`) is so ne
 
 import io
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,48 @@ def _parameter(tensor: Tensor, *others: Any) -> Tensor:
     return tensor
 
 
-def _array(kind: Any, shape: Any, letter: Any) -> np.ndarray:
-    """Empty: its shape and numbers follow."""
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
+class _Kind:
+    """Of numpy's numbers: their letter and size, and once it is restored in which order their bytes are."""
+
+    def __init__(self, code: Any, *others: Any):
+        if not isinstance(code, str) or not re.fullmatch("[biuf][1248]", code):
+            raise pickle.UnpicklingError("it holds numbers that are none")
+        self.code = code
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in ("<", ">"):
+            self.code = state[1] + self.code
 
 
-def _scalar(dtype: np.dtype, data: bytes) -> Any:
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("it holds a number that is none")
-    return np.frombuffer(data, dtype, 1)[0]
+class _Array(Thing):
+    """A numpy array: `numbers`, as lists in one another."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, columns_first, data = state
+        self.numbers = np.frombuffer(data, kind.code).reshape(shape, order="F" if columns_first else "C").tolist()
+
+    def __getitem__(self, index: int) -> Any:
+        return self.numbers[index]
+
+
+def _new_array(*others: Any) -> _Array:
+    """Its shape and numbers follow."""
+    return _Array()
+
+
+def _from_buffer(data: bytes, kind: _Kind, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", data))
+    return array
+
+
+def _encode(text: str, coding: str) -> bytes:
+    """Bytes, as old pickles write them."""
+    return text.encode("latin1")
+
+
+def _scalar(kind: _Kind, data: bytes) -> int | float:
+    return np.frombuffer(data, kind.code, 1)[0].item()
 
 
 _KNOWN = {
@@ -119,8 +153,10 @@ _KNOWN = {
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy.core.multiarray", "_reconstruct"): _array,
+    ("numpy", "dtype"): _Kind,
+    ("numpy", "ndarray"): _Array,
+    ("numpy.core.multiarray", "_reconstruct"): _new_array,
     ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("_codecs", "encode"): _encode,
 }
