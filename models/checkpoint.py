@@ -117,8 +117,16 @@ def save_gan(
             tensors[name], tensors[name + SCALE] = quantise(tensor.detach().cpu())
         else:
             tensors[name] = tensor.detach().to("cpu", torch.float32 if name.startswith(FULL_PRECISION) else kept).contiguous()
+    save_tensors(tensors, path, metadata_of(gan, "2" if dtype == torch.int8 else "1", judged, preview))
+    if gan.encoder is not None and judged:
+        save_encoder(gan, path, kept)
+    return path
+
+
+def metadata_of(gan: AnyGAN, version: str, judged: bool, preview: bytes | None) -> dict[str, str]:
+    """The metadata of a file of this format version that holds `gan`, and where `judged` its discriminator."""
     metadata = {
-        "llm_gan": "2" if dtype == torch.int8 else "1",
+        "llm_gan": version,
         "generator": json.dumps(asdict(gan.generator.config)),
         "recipe": json.dumps(gan.recipe.to_dict()),
         "card": json.dumps(asdict(gan.card), ensure_ascii=False),
@@ -127,10 +135,7 @@ def save_gan(
         metadata["discriminator"] = json.dumps(asdict(gan.discriminator.config))
     if preview is not None:
         metadata["preview"] = base64.b64encode(preview).decode()
-    save_tensors(tensors, path, metadata)
-    if gan.encoder is not None and judged:
-        save_encoder(gan, path, kept)
-    return path
+    return metadata
 
 
 def note_metrics(path: Path, metrics: dict[str, float]) -> None:
@@ -323,9 +328,12 @@ def load_card(path: Path) -> tuple[Card, Recipe, int]:
     """What a checkpoint says of itself, its recipe and its resolution in pixels, without reading a tensor."""
     metadata = read_metadata(path)
     recipe = Recipe.from_dict(json_object(metadata.get("recipe"), "recipe", path))
-    resolution = json_object(metadata.get("generator"), "generator", path).get("resolution")
-    if type(resolution) is not int:
-        raise ValueError(f"{path.name}: its generator has no resolution, so the file is damaged.")
+    if PUBLISHED in metadata:
+        resolution = json_object(metadata.get("generator"), "generator", path).get("resolution")
+        if type(resolution) is not int:
+            raise ValueError(f"{path.name}: its generator has no resolution, so the file is damaged.")
+    else:
+        resolution = _config(GeneratorConfig, metadata.get("generator"), path).resolution
     return read_card(metadata, path), recipe, resolution
 
 

@@ -347,14 +347,7 @@ class GAN(AnyGAN):
 
         Raises ValueError if this GAN has no discriminator or the counts do not fit.
         """
-        if self.discriminator is None:
-            raise ValueError(f"The GAN {self.card.name} was saved without its discriminator: score with one that has it.")
-        if condition is not None:
-            self.check(condition)
-            if len(condition) not in (1, len(images)):
-                raise ValueError(
-                    f"{len(images)} images and {len(condition)} prompts: give one prompt, or one for each image."
-                )
+        self._check_scoring(images, condition)
 
         def judge(rows: slice) -> tuple[Tensor, Tensor]:
             x = to_network(images[rows].to(self.device), self.resolution)

@@ -114,6 +114,11 @@ def normalize_second_moment(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-8).to(x.dtype)
 
 
+def energy(weight: Tensor) -> Tensor:
+    """weight [O,I,H,W] -> of each input to each output channel the sum of squares [I,O], by which styles are demodulated."""
+    return weight.float().square().sum((2, 3)).t()
+
+
 class TextEncoder(nn.Module):
     """(tokens [B,T,token_dim], pooled [B,M,pooled_dim], mask [B,M+T]) -> (refined tokens [B,M+T,D], t [B,M,D]).
 
@@ -200,8 +205,7 @@ class ModulatedConv(nn.Module):
         fan_in = in_channels * kernel * kernel
         self.weight = normal(out_channels, in_channels, kernel, kernel, std=fan_in**-0.5)
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        # Of each input to each output channel the weights' sum of squares [I,O].
-        self._energy = Derived(lambda weight: weight.float().square().sum((2, 3)).t())
+        self._energy = Derived(energy)
         self.style = Linear(style_dim, in_channels)
         nn.init.normal_(self.style.weight, std=style_dim**-0.5)
         nn.init.ones_(self.style.bias)

@@ -5,16 +5,15 @@ as in `..checkpoint`, `recipe`, `card` and `preview`. Every number is checked ag
 every tensor against the network.
 """
 
-import base64
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import PUBLISHED, fill, json_object, load_gan, read_card, read_metadata, unfilled
+from ..checkpoint import PUBLISHED, fill, json_object, load_gan, metadata_of, read_card, read_metadata, unfilled
 from ..condition import Recipe
 from ..gan import AnyGAN
 from ..tensors import save_tensors
@@ -45,17 +44,7 @@ def save_published(gan: PublishedGAN, path: Path, dtype: torch.dtype = torch.flo
         name: tensor.detach().to("cpu", dtype if _on_pixels(name) else torch.float32).contiguous()
         for name, tensor in gan.state_dict().items()
     }
-    metadata = {
-        "llm_gan": FORMAT,
-        PUBLISHED: architecture(gan),
-        "generator": json.dumps(asdict(gan.generator.config)),
-        "recipe": json.dumps(gan.recipe.to_dict()),
-        "card": json.dumps(asdict(gan.card), ensure_ascii=False),
-    }
-    if preview is not None:
-        metadata["preview"] = base64.b64encode(preview).decode()
-    if gan.discriminator is not None:
-        metadata["discriminator"] = json.dumps(asdict(gan.discriminator.config))
+    metadata = metadata_of(gan, FORMAT, gan.discriminator is not None, preview) | {PUBLISHED: architecture(gan)}
     if gan.classes is not None:
         metadata["classes"] = json.dumps({"names": gan.classes.names}, ensure_ascii=False)
     save_tensors(tensors, path, metadata)

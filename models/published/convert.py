@@ -19,6 +19,7 @@ from ..gan import Card
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from ..pictures import contact_sheet
+from ..training.run import check_out
 from .biggan import BigGANConfig, BigGANGenerator
 from .checkpoint import architecture, save_published
 from .gan import Classes, PublishedGAN
@@ -55,10 +56,7 @@ def convert(
     not those of its classes, or `out` is there already. `progress` is called for every picture that is drawn to know the
     discriminator's usual company and for the preview, and may raise to stop.
     """
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out} should end in .safetensors: that is the one format written.")
-    if out.exists():
-        raise FileExistsError(f"{out} is there already: choose another name, or move it away.")
+    check_out(out)
     generator, judge = networks_of(source)
     rows = [[name.strip() for name in line.split(",") if name.strip()] for line in names if line.strip(" ,")]
     _check_names(rows, generator.config.classes, source)

@@ -72,17 +72,21 @@ class _Reader(pickle.Unpickler):
             return dict
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
-        return type(name, (Thing,), {"kind": name})
+        return _class(name)
 
     def persistent_load(self, key: Any) -> Any:
         raise pickle.UnpicklingError("it refers to data outside of the file")
+
+
+def _class(name: str) -> type[Thing]:
+    return type(name, (Thing,), {"kind": name})
 
 
 def _persistent(meta: dict) -> Thing:
     """What NVIDIA's `persistent_class` wrote: {class_name, state, module_src, …}."""
     if not isinstance(meta, dict):
         raise pickle.UnpicklingError("it describes an object by none")
-    thing = type(str(meta.get("class_name")), (Thing,), {"kind": str(meta.get("class_name"))})()
+    thing = _class(str(meta.get("class_name")))()
     thing.__setstate__(meta.get("state"))
     return thing
 

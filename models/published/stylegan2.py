@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..derived import Derived
-from ..generator import normalize_second_moment
+from ..generator import SQRT2, energy, normalize_second_moment
 
-SQRT2 = 2**0.5
 TAPS = (1, 3, 3, 1)  # of the low-pass filter, on each axis
 
 
@@ -66,7 +65,7 @@ class StyledConv(nn.Module):
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.register_buffer("noise", torch.zeros(resolution, resolution))
-        self._energy = Derived(lambda weight: weight.float().square().sum((2, 3)).t())
+        self._energy = Derived(energy)
         self._across = Derived(lambda weight: weight.transpose(0, 1).contiguous())
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..derived import Derived
-from .stylegan2 import SQRT2, Mapping, StyleGenerator
+from ..generator import SQRT2, energy
+from .stylegan2 import Mapping, StyleGenerator
 
 
 class Layer(NamedTuple):
@@ -107,7 +108,7 @@ class FilteredConv(nn.Module):
         self.register_buffer("up_filter", torch.zeros(layer.up_taps) if layer.up_taps else None)
         shape = (layer.down_taps, layer.down_taps) if layer.radial else (layer.down_taps,)
         self.register_buffer("down_filter", torch.zeros(shape) if layer.down_taps else None)
-        self._energy = Derived(lambda weight: weight.float().square().sum((2, 3)).t())
+        self._energy = Derived(energy)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         layer, s = self.layer, self.style(w)
