@@ -5,6 +5,7 @@ generator see one canvas. BlobGAN (Epstein et al. 2022, arXiv 2205.02837) compos
 own in this way; there the layout comes from noise, here from the prompt, and is learnt from prompts alone.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,17 @@ class Layout(NamedTuple):
         boxes[:, :, 2] = 1
         there = torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)
         return cls(pooled[:, None], boxes, there, torch.full((len(pooled), 3), WHITE, device=pooled.device))
+
+    @classmethod
+    def stack(cls, rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> "Layout":
+        """Pooled vectors [M,P] and boxes [M,3] of things and a background [3] for each row: one layout, with room for the most."""
+        pooled, boxes, backgrounds = zip(*rows)
+        there = torch.arange(max(map(len, boxes))) < torch.tensor([[len(own)] for own in boxes])
+        pooled, boxes = (torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=0.5) for own in (pooled, boxes))
+        return cls(pooled, boxes, there, torch.stack(backgrounds))
+
+    def to(self, device: torch.device | str) -> "Layout":
+        return Layout(*(x.to(device, non_blocking=True) for x in self))
 
     def trimmed(self) -> "Layout":
         """Without the places that are empty in every row."""

@@ -22,7 +22,7 @@ from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.layout import Layout
 from llm_gan.models.pictures import on_white
 from llm_gan.models.training import reader
-from llm_gan.models.training.dataset import build_dataset, stack_layouts
+from llm_gan.models.training.dataset import build_dataset
 from llm_gan.models.training.trainer import Trainer, TrainingConfig
 
 WIDTH, RESOLUTION = 48, 64
@@ -171,7 +171,8 @@ def test_paste_puts_pictures_where_they_belong():
     for i, colour in enumerate(((200, 0, 0), (0, 200, 0))):
         pictures[i, :, 8:24, 8:24] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
         opacity[i, :, 8:24, 8:24] = 255
-    scene = paste(pictures, opacity, torch.tensor([LEFT, RIGHT]), torch.tensor([-1.0, -1.0, 1.0])).add(1).mul(127.5).round()
+    layout = Layout.stack([(torch.zeros(2, 3), torch.tensor([LEFT, RIGHT]), torch.tensor([-1.0, -1.0, 1.0]))])
+    scene = paste(pictures[None], opacity[None], layout)[0].add(1).mul(127.5).round()
     assert scene[:, 16, 8].tolist() == [200, 0, 0] and scene[:, 16, 24].tolist() == [0, 200, 0]
     assert scene[:, 0, 0].tolist() == scene[:, 16, 16].tolist() == [0, 0, 255]
 
@@ -196,7 +197,7 @@ def test_batches_hold_scenes(folder, tmp_path):
 def test_features_are_placed():
     features = torch.arange(16.0).view(1, 1, 1, 4, 4).repeat(1, 2, 1, 1, 1)
     features[:, 1] += 100
-    layout = stack_layouts([(torch.zeros(2, 3), torch.tensor([LEFT, RIGHT]), torch.ones(3))])
+    layout = Layout.stack([(torch.zeros(2, 3), torch.tensor([LEFT, RIGHT]), torch.ones(3))])
     placed = layout.place(features, 8)[0, 0]
     assert torch.allclose(placed[2:6, :4], features[0, 0, 0], atol=1e-3)
     assert torch.allclose(placed[2:6, 4:], features[0, 1, 0], atol=1e-3)
@@ -214,7 +215,7 @@ def test_a_prompt_is_drawn_the_same_beside_scenes(folder, tmp_path):
     condition, z = dataset.condition([0, 1]), gan.sample_z(0, 2)
     alone = Layout.whole(dataset.pooled[[0]])
     two = (dataset.pooled[[1, 2]], torch.tensor([LEFT, RIGHT]), torch.tensor([0.2, 0.4, 0.6]))
-    both = stack_layouts([(alone.pooled[0], alone.boxes[0], torch.ones(3)), two])
+    both = Layout.stack([(alone.pooled[0], alone.boxes[0], torch.ones(3)), two])
     with torch.no_grad():
         single = generator(z[:1], *(x[:1] for x in condition), layout=alone)
         batch = generator(z, *condition, layout=both)
@@ -381,7 +382,7 @@ def test_compositions_are_judged(folder):
     right = judged(drawn)
     assert right.keys() == {"Latin", "Chinese"} and sum(own["n"] for own in right.values()) == 40
     exchanged = [scene._replace(things=scene.things[::-1]) for scene in scenes]
-    layout = stack_layouts([
+    layout = Layout.stack([
         (torch.zeros(2, 3), torch.tensor([thing.box for thing in scene.things]), torch.tensor(scene.background) / 127.5 - 1)
         for scene in scenes
     ])  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layout import Layout
 from .folder import Example
 from .sentences import CHINESE, ENGLISH, WHITE, Box, is_chinese, say
 
@@ -80,21 +81,28 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
     return list(scenes.values())
 
 
-def paste(pictures: Tensor, opacity: Tensor, boxes: Tensor, background: Tensor) -> Tensor:
-    """Pictures on white, uint8 [M,3,R,R], and their opacity, uint8 [M,1,R,R], in boxes [M,3] on a background [3] in -1..1:
-    the scene [3,R,R] in -1..1. Later pictures cover earlier ones."""
-    size = pictures.shape[-1]
-    scene = background[:, None, None].repeat(1, size, size)
-    for picture, (x, y, side) in zip(torch.cat([pictures, opacity], 1)[:, None], boxes.mul(size).tolist()):
-        side = max(round(side), 1)
-        picture = picture.float().div(127.5).sub(1)
-        if side != size:
-            picture = F.interpolate(picture, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        left, top = (min(max(round(centre - side / 2), 0), size - side) for centre in (x, y))
-        under = scene[:, top : top + side, left : left + side]
-        # What is p on white is p - (1 - a)(1 - c) on c; the opacity, too, is in -1..1 here.
-        under.copy_(picture[0, :3] - (1 - picture[0, 3:]) / 2 * (1 - under))
-    return scene
+def paste(pictures: Tensor, opacity: Tensor, layout: Layout) -> Tensor:
+    """Pictures on white, uint8 [B,M,3,R,R], and their opacity, uint8 [B,M,1,R,R], where `layout` has them: scenes [B,3,R,R] in
+    -1..1, on the device of the pictures. Later pictures cover earlier ones."""
+    size, device = pictures.shape[-1], pictures.device
+    ink = torch.cat([255 - pictures, opacity], 2)  # nothing around a picture is none of it
+    placed = torch.zeros(ink.shape, device=device)
+    x, y, side = layout.boxes.mul(size).unbind(2)
+    side = side.round().clamp(min=1)
+    left, top = (torch.minimum((centre - side / 2).round().clamp(min=0), size - side).long() for centre in (x, y))
+    for length in side[layout.there].unique().int().tolist():
+        found = ((side == length) & layout.there).nonzero(as_tuple=True)
+        rows, columns, own = (v.to(device) for v in (top[found], left[found], torch.stack(found)))
+        shrunk = ink[own[0], own[1]].float() / 255
+        if length != size:
+            shrunk = F.interpolate(shrunk, size=(length, length), mode="bilinear", antialias=True, align_corners=False)
+        reach = torch.arange(length, device=device)
+        rows, columns = (rows[:, None] + reach)[:, :, None], (columns[:, None] + reach)[:, None]
+        placed[own[0][:, None, None], own[1][:, None, None], :, rows, columns] = shrunk.permute(0, 2, 3, 1)
+    dark = 1 - layout.background.to(device)[:, :, None, None]
+    for thing in placed.unbind(1):  # 1 - p on white is 1 - p + (1 - a)(1 - c) on c
+        dark = 2 * thing[:, :3] + (1 - thing[:, 3:]) * dark
+    return 1 - dark
 
 
 def is_held_out(one: str, other: str) -> bool:

@@ -26,11 +26,12 @@ def pictures_of(scenes: list[Scene], examples: list[Example]) -> list[list[int]]
 
 def real_scenes(scenes: list[Scene], members: list[list[int]], pictures: Tensor, opacity: Tensor) -> Tensor:
     """The scenes as real pictures show them, uint8 [N,3,R,R]."""
-    drawn = [
-        paste(pictures[i], opacity[i], torch.tensor([t.box for t in scene.things]), torch.tensor(scene.background).div(127.5).sub(1))
-        for scene, i in zip(scenes, members)
-    ]
-    return torch.stack(drawn).add(1).mul(127.5).round().clamp(0, 255).byte()
+    drawn = []
+    for scene, shown in zip(scenes, members):
+        boxes = torch.tensor([thing.box for thing in scene.things])
+        layout = Layout.stack([(boxes[:, :0], boxes, torch.tensor(scene.background).div(127.5).sub(1))])
+        drawn.append(paste(pictures[shown][None], opacity[shown][None], layout))
+    return torch.cat(drawn).add(1).mul(127.5).round().clamp(0, 255).byte()
 
 
 def crops(scenes: list[Scene], drawn: Tensor) -> Tensor:

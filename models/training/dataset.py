@@ -52,8 +52,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         *tensors, layout = self
-        layout = layout and Layout(*(x.to(device, non_blocking=True) for x in layout))
-        return Batch(*(x.to(device, non_blocking=True) for x in tensors), layout)
+        return Batch(*(x.to(device, non_blocking=True) for x in tensors), layout and layout.to(device))
 
 
 class Ahead(Generic[T]):
@@ -110,9 +109,11 @@ class Dataset:
                 logits, directions = memory.chances(self.pooled[caption], rows)
                 self.choices[caption] = logits.masked_fill(rows < 0, -torch.inf), directions, shown
 
-    def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
-        """These rows of a batch. Where a caption may mean several pictures, z decides which is drawn: of the concept that the
-        memory chooses by it, the one whose anchor it lies nearest.
+    def draw(
+        self, batch: int, generator: torch.Generator, rows: slice = slice(None), device: torch.device | str = "cpu"
+    ) -> Batch:
+        """These rows of a batch, on `device`. Where a caption may mean several pictures, z decides which is drawn: of the concept
+        that the memory chooses by it, the one whose anchor it lies nearest.
 
         A paired loss teaches a generator to ignore z. Pairing z with a picture *before* the loss is taken, as conditional
         IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the
@@ -123,21 +124,28 @@ class Dataset:
         coloured = torch.rand(batch, generator=generator).tolist()
         subjects = self._subjects(batch, generator)
         others = [subject.caption for subject in self._subjects(OTHERS, generator)]
-        captions, images, layouts, wrong = [], [], [], []
+        captions, shown, layouts, wrong = [], [], [], []
         for i in range(batch)[rows]:
             subject = subjects[i]
             captions.append(subject.caption)
             pictures = [self._picture(caption, z[i]) for caption in subject.things]
+            shown.append(pictures)
             background = torch.tensor(subject.background).div(127.5).sub(1)
             if self.scenes and subject.background == WHITE and coloured[i] < COLOURED:
                 background = colours[i]
-            images.append(paste(self.pictures[pictures], self.opacity[pictures], subject.boxes, background))
             layouts.append((self.pooled[subject.things], subject.boxes, background))
             true = {subject.caption} | (self._captions(pictures[0]) if len(pictures) == 1 else set())
             wrong.append([other not in true for other in others])
-        layout = stack_layouts(layouts) if self.scenes else None
+        layout = Layout.stack(layouts)
+        images = self._scenes(shown, layout, device) if self.scenes else self.pictures[[own for own, in shown]].to(device).float().div(127.5).sub(1)
         contrast = self.pooled[others], torch.tensor(wrong)
-        return Batch(torch.stack(images), *self.condition(captions), z[rows], *contrast, layout)
+        return Batch(images, *self.condition(captions), z[rows], *contrast, layout if self.scenes else None).to(device)
+
+    def _scenes(self, shown: list[list[int]], layout: Layout, device: torch.device | str) -> Tensor:
+        """What these pictures make, pasted on `device`, where they come as bytes."""
+        most = layout.boxes.shape[1]
+        places = [pictures[i] if i < len(pictures) else 0 for pictures in shown for i in range(most)]
+        return paste(*(x[places].to(device).unflatten(0, (-1, most)) for x in (self.pictures, self.opacity)), layout)
 
     def _picture(self, caption: int, z: Tensor) -> int:
         meant = self.meant[caption]
@@ -181,14 +189,6 @@ class Dataset:
         elif kind > 1 - KEYWORD and len(self.keywords[picture]):
             options = self.keywords[picture]
         return int(options[int(which * len(options))])
-
-
-def stack_layouts(rows: list[tuple[Tensor, Tensor, Tensor]]) -> Layout:
-    """Pooled vectors [M,P] and boxes [M,3] of things and a background [3] for each row: one layout, with room for the most."""
-    pooled, boxes, backgrounds = zip(*rows)
-    there = torch.arange(max(map(len, boxes))) < torch.tensor([[len(own)] for own in boxes])
-    pooled, boxes = (torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=0.5) for own in (pooled, boxes))
-    return Layout(pooled, boxes, there, torch.stack(backgrounds))
 
 
 def build_dataset(

@@ -22,7 +22,7 @@ def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
     random = torch.Generator().manual_seed(1)
     z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(rows) // latents, 1)
     with torch.no_grad():
-        return gan.generator(z, *dataset.condition(rows))
+        return gan.generator(*(x.to(gan.device) for x in (z, *dataset.condition(rows)))).cpu()
 
 
 def sample_sheet(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Image:

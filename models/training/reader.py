@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.sentences import WHITE, WHOLE
 from ..generator import Generator
 from ..layout import Layout, LayoutReader, Reading
-from .dataset import Dataset, SceneRow, stack_layouts
+from .dataset import Dataset, SceneRow
 
 FINDS = 400  # batches of captions that the memory learns to find its concepts by: seconds
 CAPTIONS = 1024  # in each, of which equal shares name the thing, its style too, or are keywords
@@ -86,9 +86,9 @@ def fit_reader(
             for i in torch.randint(len(pool), (BATCH // 2,), generator=random).tolist()
         ]
         backgrounds = torch.tensor([row.background for row in rows]).div(127.5).sub(1)
-        target = stack_layouts([(dataset.pooled[row.things], row.boxes, colour) for row, colour in zip(rows, backgrounds)])
+        target = Layout.stack([(dataset.pooled[row.things], row.boxes, colour) for row, colour in zip(rows, backgrounds)])
         reading = reader(*(x.to(device) for x in dataset.condition([row.caption for row in rows])))
-        return reading_loss(reading, Layout(*(x.to(device) for x in target)), generator)
+        return reading_loss(reading, target.to(device), generator)
 
     reader.eval()
     with torch.no_grad():

@@ -8,7 +8,7 @@ one pass. Weights are therefore shares of the step, whatever the scale of the lo
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from ..checkpoint import save_gan
+from ..checkpoint import save_gan, unfilled
 from ..discriminator import PixelDiscriminator, ProjectedDiscriminator, Verdict
 from ..gan import GAN
 from ..tensors import save_tensors
@@ -134,23 +134,28 @@ class RunningNorm:
 
     def __init__(self, momentum: float = 0.98):
         self.momentum = momentum
-        self.value: float | None = None
+        self.value: Tensor | None = None  # stays on the device: to read it would be to wait for the device
 
-    def update(self, norm: float) -> None:
-        self.value = norm if self.value is None else self.momentum * self.value + (1 - self.momentum) * norm
+    def update(self, norm: Tensor) -> None:
+        self.value = norm if self.value is None else torch.lerp(self.value, norm, 1 - self.momentum)
 
-    def __call__(self, gradients: list[Tensor], share: float) -> list[Tensor]:
+    def __call__(self, gradients: Sequence[Tensor], share: float) -> list[Tensor]:
         self.update(norm_of(gradients))
         return [g * (share / (self.value + 1e-12)) for g in gradients]
 
 
-def norm_of(gradients: list[Tensor]) -> float:
+def norm_of(gradients: Sequence[Tensor]) -> Tensor:
     """The length of the gradients at a batch that the processes share: each holds its part, of a mean over its part."""
     square = torch.stack([g.float().square().sum() for g in gradients]).sum()
     if not dist.is_initialized():
-        return float(square.sqrt())
+        return square.sqrt()
     dist.all_reduce(square)
-    return float(square.sqrt()) / dist.get_world_size()
+    return square.sqrt() / dist.get_world_size()
+
+
+def without_tf32():
+    """A context in which a GPU convolves fp32 as such: to ten bits it would drown a finite difference and its gradient."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False)
 
 
 def matching(judge: ProjectedDiscriminator | PixelDiscriminator, verdict: Verdict, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -232,35 +237,35 @@ class Trainer:
 
         # Gradients at the features, brought to the picture in one pass.
         paired = feature_distance(leaves, real_features)
-        total = self.norms["paired"](list(torch.autograd.grad(paired, leaves)), config.paired)
+        total = self.norms["paired"](torch.autograd.grad(paired, leaves), config.paired)
         share, figures = config.paired, {}
         if adversarial:
-            noise = torch.randn(2, size, *seen.shape[1:], generator=random)[:, rows].to(self.device)
-            figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, noise)
-            self._adapt(figures)
+            noise = self._noise(random, 2, size, *seen.shape[1:])[:, rows]
+            with without_tf32():
+                figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, noise)
             with parametrize.cached():
                 verdict = projected.judge(leaves)
                 loss = hinge_generator(verdict.realism) + config.guidance * matching(projected, verdict, batch)[0]
             gradients = torch.autograd.grad(loss, leaves)
-            total = [t + g for t, g in zip(total, self.norms["adversarial"](list(gradients), self._ramp(config.adversarial)))]
+            total = [t + g for t, g in zip(total, self.norms["adversarial"](gradients, self._ramp(config.adversarial)))]
             share += self._ramp(config.adversarial)
-            figures["g_adversarial"] = loss.item()
+            figures["g_adversarial"] = loss
         at_image = torch.autograd.grad(fake_features, seen, total, retain_graph=adversarial)[0]
         # Both terms have passed through the same features: one norm brings their sum to the size of the direct terms.
         at_image = at_image * (share / (norm_of([at_image]) + 1e-12))
 
         # Gradients at the picture itself, then through the generator, once.
         pixel = (seen - batch.images).abs().mean()
-        at_image += self.norms["pixel"]([torch.autograd.grad(pixel, seen)[0]], config.pixel)[0]
+        at_image += self.norms["pixel"](torch.autograd.grad(pixel, seen), config.pixel)[0]
         if adversarial:
             raw = self.discriminator.pixel
             with torch.no_grad():
                 real = raw.judge(real_view)
             verdict = raw.judge(fake_view)
             against = relativistic(verdict.realism, real.realism) + config.guidance * matching(raw, verdict, batch)[0]
-            at_image += self.norms["raw"]([torch.autograd.grad(against, seen)[0]], self._ramp(config.raw))[0]
+            at_image += self.norms["raw"](torch.autograd.grad(against, seen), self._ramp(config.raw))[0]
         outside = torch.autograd.grad(100 * config.batch_size * out_of_range(seen), seen)[0]
-        at_image += outside / max(norm_of([outside]), 1.0)
+        at_image += outside / norm_of([outside]).clamp(min=1)
 
         learning = [p for p in self.generator.parameters() if p.requires_grad]
         self._update("generator", learning, lambda: fake.backward(at_image))
@@ -270,7 +275,12 @@ class Trainer:
         self.step_number += 1
         self.images_seen += config.batch_size * self.world
         self._average()
-        return {"paired": paired.item(), "pixel": pixel.item(), **figures}
+        figures = {"paired": paired, "pixel": pixel, **figures}
+        # All at once, and last: a GPU that is asked for a number between has nothing to do until the next work arrives.
+        numbers = dict(zip(figures, torch.stack([value.detach().float() for value in figures.values()]).tolist()))
+        if adversarial:
+            self._adapt(numbers)
+        return numbers
 
     @property
     def _rows(self) -> slice:
@@ -280,7 +290,13 @@ class Trainer:
     def _draw(self, step: int) -> tuple[Batch, torch.Generator]:
         """The batch of a step, and the generator of what else is random in it."""
         random = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        return self.dataset.draw(self.config.batch_size * self.world, random, self._rows).to(self.device), random
+        return self.dataset.draw(self.config.batch_size * self.world, random, self._rows, self.device), random
+
+    def _noise(self, random: torch.Generator, *shape: int) -> Tensor:
+        """N(0,I) of this shape, drawn where it is used: millions of numbers take a CPU longer than a GPU takes for the step."""
+        if torch.device(self.device).type != "cpu":
+            random = torch.Generator(self.device).manual_seed(random.initial_seed())
+        return torch.randn(shape, generator=random, device=self.device)
 
     def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, noise):
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
@@ -304,14 +320,14 @@ class Trainer:
             lambda: (loss + raw_loss + config.matching * matched + config.penalty * penalty).backward(),
         )
         return {
-            "d": loss.item(),
-            "d_raw": raw_loss.item(),
-            "r1r2": penalty.item(),
-            "d_real": real.realism.mean().item(),
-            "d_fake": fake.realism.mean().item(),
-            "matching": matched.item(),
-            "match": correct.item(),
-            "overfit": real.realism.sign().mean().item(),
+            "d": loss,
+            "d_raw": raw_loss,
+            "r1r2": penalty,
+            "d_real": real.realism.mean(),
+            "d_fake": fake.realism.mean(),
+            "matching": matched,
+            "match": correct,
+            "overfit": real.realism.sign().mean(),
         }
 
     def _adapt(self, figures: dict[str, float]) -> None:
@@ -355,32 +371,35 @@ class Trainer:
             flat /= self.world
             for p, g in zip(parameters, flat.split([g.numel() for g in gradients])):
                 p.grad = g.view_as(p)
-        usual = self.norms[name].value
-        norm = nn.utils.clip_grad_norm_(parameters, CLIP * usual if usual else math.inf)
-        self.norms[name].update(min(float(norm), CLIP * usual) if usual else float(norm))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm, usual = torch.stack(torch._foreach_norm(gradients)).norm(), self.norms[name].value
+        if usual is not None:
+            torch._foreach_mul_(gradients, (CLIP * usual / (norm + 1e-6)).clamp(max=1))
+            norm = torch.minimum(norm, CLIP * usual)
+        self.norms[name].update(norm)
         self.optimizers[name].step()
 
     @torch.no_grad()
     def _average(self) -> None:
         half_life = min(self.config.ema_half_life, self.images_seen / 10)
         weight = 1 - 0.5 ** (self.config.batch_size * self.world / max(half_life, 1e-8))
-        for name, value in self.generator.state_dict().items():
-            self.ema[name].lerp_(value, weight)
+        state = self.generator.state_dict()
+        torch._foreach_lerp_([self.ema[name] for name in state], list(state.values()), weight)
 
     def export(self) -> GAN:
-        """A GAN with the averaged generator and plain (already normalised) discriminator weights; shares no tensor, learns no
-        more."""
-        gan = GAN(self.generator.config, self.discriminator.config, self.gan.recipe, self.gan.card)
+        """A GAN with the averaged generator and plain (already normalised) discriminator weights, on the same device; shares no
+        tensor, learns no more."""
+        with unfilled():
+            gan = GAN(self.generator.config, self.discriminator.config, self.gan.recipe, self.gan.card)
         gan.card.images_seen = self.images_seen
-        gan.condition_norm.load_state_dict(self.gan.condition_norm.state_dict())
-        gan.generator.load_state_dict(self.ema)
         self.discriminator.eval()  # or reading a weight would advance its power iteration
         modules = dict(self.discriminator.named_modules())
-        weights = {}
+        weights = {f"generator.{name}": value for name, value in self.ema.items()}
+        weights |= {f"condition_norm.{name}": value for name, value in self.gan.condition_norm.state_dict().items()}
         for name in gan.discriminator.state_dict():
             owner, _, attribute = name.rpartition(".")
-            weights[name] = getattr(modules[owner], attribute).detach().clone()
-        gan.discriminator.load_state_dict(weights)
+            weights[f"discriminator.{name}"] = getattr(modules[owner], attribute)
+        gan.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, assign=True)
         return gan.requires_grad_(False)
 
     def diverged(self, figures: dict[str, float]) -> bool:
@@ -401,7 +420,7 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(f"optimizer.{name}.", optimizer)
         counts = {"step": self.step_number, "images": self.images_seen, "calm": self.calm, "augment": self.augment}
-        counts |= {f"norm.{name}": norm.value for name, norm in self.norms.items() if norm.value is not None}
+        counts |= {f"norm.{name}": norm.value.item() for name, norm in self.norms.items() if norm.value is not None}
         tensors |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
         return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
 
@@ -419,7 +438,7 @@ class Trainer:
         for norm in self.norms.values():
             norm.value = None
         for name, value in counts.items():
-            self.norms[name.removeprefix("norm.")].value = value
+            self.norms[name.removeprefix("norm.")].value = torch.tensor(value, device=self.device)
 
 
 def train(
@@ -464,7 +483,7 @@ def train(
         return diverged
 
     learn(trainer, figures_log, lambda: _save(trainer, run, show), summary, lost, save_every, progress)
-    return trainer.export()
+    return trainer.export().cpu()
 
 
 def _roll_back(trainer: Trainer, run: Path) -> None:
