@@ -138,6 +138,15 @@ class Condition:
         """Each prompt n times, its copies side by side: a, b -> a, a, b, b."""
         return self._each(lambda x: x.repeat_interleave(n, dim=0))
 
+    def distinct(self) -> tuple[Condition, Tensor]:
+        """The prompts without those that repeat the one before them, choice apart, and for each of all of them which it is [B]."""
+        new = torch.ones(len(self), dtype=torch.bool)
+        if len(self) > 1:
+            new[1:] = (self.pooled[1:] != self.pooled[:-1]).any(1)
+            if not new[1:].all():
+                new[1:] |= (self.tokens[1:] != self.tokens[:-1]).flatten(1).any(1) | (self.mask[1:] != self.mask[:-1]).any(1)
+        return (self if new.all() else self[new]), new.cumsum(0) - 1
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
         choice = None if self.choice is None else change(self.choice)
         return Condition(change(self.tokens), change(self.pooled), change(self.mask), self.recipe, choice)

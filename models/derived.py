@@ -31,6 +31,19 @@ class Derived(nn.Module):
         return super()._apply(*args, **kwargs)
 
 
+class Weights:
+    """The weights of some networks, looked at often. A weight may be exchanged for another, but no module."""
+
+    def __init__(self, *networks: nn.Module):
+        owners = [module for network in networks for module in network.modules()]
+        self._places = [(own, name) for m in owners for own in (m._parameters, m._buffers) for name in own]
+
+    def state(self) -> tuple | None:
+        """Equal for as long as the weights stay what they are and where they are; None where one is learning."""
+        weights = [weight for own, name in self._places if (weight := own[name]) is not None]
+        return None if any(weight.requires_grad for weight in weights) else state_of(weights)
+
+
 def state_of(weights: Iterable[Tensor]) -> tuple:
     """Equal for as long as the weights stay what they are and where they are. What inference mode made counts no versions."""
     return tuple((None if w.is_inference() else w._version, w.data_ptr(), w.device, w.dtype) for w in weights)

@@ -5,7 +5,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -16,11 +15,14 @@ from .discriminator import Discriminator, DiscriminatorConfig
 from .encoder import Encoder
 from .generator import Generator, GeneratorConfig, Text
 from .layout import Layout
+from .linear import without_tf32
 from .pictures import from_network, to_network
 from .recorded import Recordings
+from .tensors import each
 
 CACHED = 2**24  # bytes of one layer's activations that stay in a CPU's cache: pictures drawn by more at once take longer each
-RECORDED = 2**26  # bytes of them up to which a GPU draws a recording: with more, asking for its kernels is not what takes time
+PINNED = 2**28  # bytes of results that a GPU may write to by itself: such memory is never given back to the system
+RECORDED = 2**27  # bytes of them up to which a GPU draws a recording: with more, asking for its kernels is not what takes time
 MOST_PSI = 2.0  # truncation, beyond which nothing is drawn that anybody would want
 TOKENS = 8  # a GPU's prompts are padded to multiples of so many, which makes fewer kinds of recording
 OTHERS = "it draws, walks, mixes and scores; for all else take a GAN that LLM-GAN trained."
@@ -165,6 +167,10 @@ class AnyGAN(nn.Module):
     def device(self) -> torch.device:
         return next(self.generator.parameters()).device
 
+    def rows_at_once(self, wish: int | None) -> int:
+        """How many rows to run at a time: as many as are wished for, or as a GPU or a CPU is fast with."""
+        return wish or (16 if self.device.type == "cpu" else 64)
+
     @property
     def at_once(self) -> int:
         """How many pictures a CPU draws at once and still holds in its cache."""
@@ -244,6 +250,7 @@ class GAN(AnyGAN):
         super().__init__(Generator(generator), judge, recipe, card)
         self.condition_norm = ConditionNorm(generator.token_dim, generator.pooled_dim)
         self.recordings = Recordings()
+        self._known: tuple | None = None  # the state of the weights, what was told, and what was read in it
         self.eval()
 
     def latent_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -260,12 +267,6 @@ class GAN(AnyGAN):
         text = self.generator.read(*self.condition_norm(condition.tokens, condition.pooled), condition.mask)
         return text._replace(choice=condition.choice)
 
-    def _placed(self, condition: Condition) -> Condition:
-        """The condition where the weights are; for a GPU padded to a multiple of TOKENS."""
-        if self.device.type == "cuda":
-            condition = condition.padded(-(-condition.tokens.shape[1] // TOKENS) * TOKENS)
-        return condition.to(self.device)
-
     def _run(self, work: Callable[..., tuple], *inputs: Tensor | None, **settings) -> tuple[Tensor, ...]:
         """`work` on the tensors, recorded where a GPU takes less time for it than Python to ask for its kernels."""
         small = len(inputs[0]) * self.generator.widest * self.dtype.itemsize <= RECORDED
@@ -276,33 +277,57 @@ class GAN(AnyGAN):
         tokens, pooled = self.condition_norm(tokens, pooled)
         return tokens, pooled, *self.generator.lay_out(tokens, pooled, mask)
 
-    def _paint(self, z, psi, tokens, pooled, mask, choice, *rest, transparent: bool) -> tuple[Tensor, ...]:
+    def _understand(self, tokens: Tensor, pooled: Tensor, mask: Tensor, *layout: Tensor) -> tuple[Tensor, ...]:
+        """What the generator reads in them, the layout apart."""
+        return tuple(x for x in self.generator.read(tokens, pooled, mask, Layout(*layout))[:5] if x is not None)
+
+    def _text(self, condition: Condition, state: tuple | None) -> Text:
+        """What the generator reads in `condition`, without its choice. What was read last is kept, as long as the weights are in
+        their `state`: of the same prompts another picture is drawn, most of the time."""
+        told = condition.tokens, condition.pooled, condition.mask
+        known = self._known
+        if known is not None and state is not None and known[0] == state and all(map(torch.equal, known[1], told)):
+            return known[2]
+        placed = condition
+        if self.device.type == "cuda":  # fewer lengths, fewer kinds of recording
+            placed = condition.padded(-(-condition.tokens.shape[1] // TOKENS) * TOKENS)
+        placed = placed.to(self.device)
+        tokens, pooled, *layout = self._run(self._lay_out, placed.tokens, placed.pooled, placed.mask)
+        with torch.inference_mode(False), torch.no_grad():  # ordinary tensors serve within inference mode and outside of it
+            layout = each(torch.clone, Layout(*layout).trimmed())  # what a recording gave may be overwritten by the next one
+            read = self._run(self._understand, tokens, pooled, placed.mask, *layout)
+            text = Text(*map(torch.clone, read), *(None,) * (5 - len(read)), layout)
+            self._known = state, tuple(x.clone() for x in told), text
+        return text
+
+    def _paint(self, z, psi, tokens, mask, vector, concepts, looks, choice, *rest, transparent: bool) -> tuple[Tensor, ...]:
         """Images [B,R,R,3 or 4] in 0..1, and of the first thing the styles and the looks, fp32."""
         *layout, style_shift, sketch_shift = rest
-        text = self.generator.read(tokens, pooled, mask, Layout(*layout))._replace(choice=choice)
+        text = Text(tokens, mask, vector, concepts, looks, Layout(*layout), choice)
         code = self.generator.code(z, text, psi).shifted(style_shift, sketch_shift)
         if transparent:
             rgb, opacity = self.generator.paint(code, text)
             images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
         else:
             images = from_network(self.generator.synthesize(code, text))
-        looks = code.styles.new_zeros(len(images), 0) if code.looks is None else code.looks[:, 0]
-        return images, code.styles[:, 0].float(), looks.float()
+        first = code.styles.new_zeros(len(images), 0) if code.looks is None else code.looks[:, 0]
+        return images, code.styles[:, 0].float(), first.float()
 
     @torch.no_grad()
+    @without_tf32()
     def generate(
         self,
         condition: Condition,
         latent: Latent | Tensor,
         truncation_psi: float = 1.0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         transparent: bool = False,
     ) -> tuple[Tensor, Latent]:
         """condition [N], latent [N] or its z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent as drawn.
 
-        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs `batch_size` at a time, or
-        as many as a CPU's cache holds; what does not fit the device's memory is tried again in halves. `progress(done, total)`
+        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs at most `batch_size` at a
+        time (as many as are fast on the device), on a CPU as many as its cache holds; what does not fit the device's memory is tried again in halves. `progress(done, total)`
         is called after every part and may raise to stop. Raises ValueError where condition, latent, truncation or
         `transparent` does not fit, or there is nothing to draw.
         """
@@ -314,33 +339,34 @@ class GAN(AnyGAN):
                 f"The GAN {self.card.name} draws its background too: for transparent pictures take one trained with scenes."
             )
         psi = torch.tensor(float(truncation_psi), device=self.device)  # as a tensor, for a recording to take any
+        state = self.recordings.follow(self.condition_norm, self.generator)
 
         def draw(rows: slice) -> tuple[Tensor, ...]:
-            part = self._placed(condition[rows])
-            source = {name: tensor.to(self.device) for name, tensor in latent[rows].to_dict().items()}
-            tokens, pooled, *layout = self._run(self._lay_out, part.tokens, part.pooled, part.mask)
-            layout = Layout(*layout).trimmed()
+            part, source = condition[rows].to("cpu"), {n: x.to(self.device) for n, x in latent[rows].to_dict().items()}
+            read, where = part.distinct()
+            text = self._text(read, state)
+            if len(read) < len(part):
+                where = where.to(self.device)
+                text = each(lambda x: x[where], text)
             if "background" in source:
-                layout = layout._replace(background=source["background"])
+                text = text.on(source["background"])
+            choice = None if part.choice is None else part.choice.to(self.device)
             shifts = source.get("style_shift"), source.get("sketch_shift")
-            given = source["z"], psi, tokens, pooled, part.mask, part.choice, *layout, *shifts
-            drawn = self._run(self._paint, *given, transparent=transparent)
-            return tuple(x.cpu() for x in drawn)
+            return self._run(self._paint, source["z"], psi, *text[:5], choice, *text.layout, *shifts, transparent=transparent)
 
+        size = self.rows_at_once(batch_size)
         if self.device.type == "cpu":
-            batch_size = min(batch_size, self.at_once)
-        elif self.device.type == "cuda":
-            parts = self.condition_norm, self.generator
-            self.recordings.follow(chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts))
-        images, styles, looks = in_parts(draw, len(latent), batch_size, progress, self.recordings.forget)
+            size = min(size, self.at_once)
+        images, styles, looks = in_parts(draw, len(latent), size, progress, self.recordings.forget)
         return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 
     @torch.no_grad()
+    @without_tf32()
     def score(
         self,
         images: Tensor,
         condition: Condition | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
         """images [N,H,W,3] in 0..1, any size; condition [N], [1] for all, or None for realism alone -> Scores [N].
@@ -359,9 +385,9 @@ class GAN(AnyGAN):
             realism, alignment = self.discriminator(x.to(self.dtype), text.to(self.dtype))
             if condition is None:
                 alignment = torch.zeros_like(alignment)
-            return realism.float().cpu(), alignment.float().cpu()
+            return realism.float(), alignment.float()
 
-        return Scores(*in_parts(judge, len(images), batch_size, progress, self.recordings.forget))
+        return Scores(*in_parts(judge, len(images), self.rows_at_once(batch_size), progress, self.recordings.forget))
 
 
 def in_parts(
@@ -371,13 +397,16 @@ def in_parts(
     progress: Callable[[int, int], None] | None,
     make_room: Callable[[], None],
 ) -> list[Tensor]:
-    """`work` on at most `size` of `total` rows at a time, its results joined; in halves, once there is room made, where memory
-    runs out."""
+    """`work` on at most `size` of `total` rows at a time, its results joined on the CPU; in halves, once there is room made, where
+    memory runs out."""
     results, start = [], 0
     while start < total:
         stop = min(start + size, total)
         try:
-            results.append(work(slice(start, stop)))
+            part = work(slice(start, stop))
+            results = results or [_room(total, x) for x in part]
+            for whole, x in zip(results, part):
+                whole[start:stop].copy_(x)
         except torch.cuda.OutOfMemoryError:
             if size == 1:
                 raise
@@ -388,4 +417,11 @@ def in_parts(
         start = stop
         if progress is not None:
             progress(stop, total)
-    return [torch.cat(column) for column in zip(*results)]
+    return results
+
+
+def _room(total: int, like: Tensor) -> Tensor:
+    """For `total` rows, on the CPU; where they come from a GPU in memory that it writes to by itself, unless they are very many."""
+    shape = total, *like.shape[1:]
+    pinned = like.device.type == "cuda" and like[:1].nbytes * total <= PINNED
+    return torch.empty(shape, dtype=like.dtype, pin_memory=pinned)

@@ -11,6 +11,7 @@ from .encoder import find
 from .gan import GAN, Latent, check_ours, in_parts
 from .generator import Text
 from .pictures import from_network, on_white, to_network
+from .tensors import each
 from .training.losses import feature_distances
 
 # Adam's step of each part: one of the sketch's entries moves a few pixels, one of a style all of them.
@@ -98,7 +99,7 @@ def invert(
             return stopped
 
         with torch.no_grad():
-            latent, own = see(gan, target[rows], _each(text, lambda part: part[rows]), known[rows])
+            latent, own = see(gan, target[rows], each(lambda part: part[rows], text), known[rows])
         if steps and not stopped:
             latent = approach(gan, latent, own, target[rows], known[rows], steps, report)
         names = list(latent.to_dict())
@@ -129,7 +130,7 @@ def approach(
 ) -> Latent:
     """`latent` brought nearer to target [N,3,R,R] where it is known [N,1,R,R], by `steps` of Adam; the best of each picture."""
     # What inference mode made can take no part in a gradient: copies can.
-    text, target, known = _each(text, Tensor.clone), target.clone(), known.clone()
+    text, target, known = each(torch.clone, text), target.clone(), known.clone()
     look = gan.discriminator.projected.look
     parts = {name: getattr(latent, name).clone().requires_grad_() for name in RATES if getattr(latent, name) is not None}
     optimizer = torch.optim.Adam([{"params": [part], "lr": RATES[name]} for name, part in parts.items()], betas=(0.9, 0.99))
@@ -161,10 +162,3 @@ def approach(
         (LOUD * losses.sum()).backward()
         optimizer.step()
     return replace(latent, **best)
-
-
-def _each(value, change: Callable[[Tensor], Tensor]):
-    """A named tuple with each of its tensors changed, and those of the named tuples in it."""
-    if isinstance(value, Tensor):
-        return change(value)
-    return type(value)(*(_each(part, change) for part in value)) if isinstance(value, tuple) else value

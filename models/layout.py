@@ -38,11 +38,13 @@ class Layout(NamedTuple):
         return cls(pooled[:, None], boxes, there, torch.full((len(pooled), 3), WHITE, device=pooled.device))
 
     @classmethod
-    def stack(cls, rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> "Layout":
-        """Pooled vectors [M,P] and boxes [M,3] of things and a background [3] for each row: one layout, with room for the most."""
+    def stack(cls, rows: Sequence[tuple[Tensor, Tensor, Tensor]], least: int = 1) -> "Layout":
+        """Pooled vectors [M,P] and boxes [M,3] of things and a background [3] for each row: one layout, with room for the most
+        things, and at the `least` for so many."""
         pooled, boxes, backgrounds = zip(*rows)
-        there = torch.arange(max(map(len, boxes))) < torch.tensor([[len(own)] for own in boxes])
+        there = torch.arange(max(least, *map(len, boxes))) < torch.tensor([[len(own)] for own in boxes])
         pooled, boxes = (torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=0.5) for own in (pooled, boxes))
+        pooled, boxes = (F.pad(x, (0, 0, 0, there.shape[1] - x.shape[1]), value=0.5) for x in (pooled, boxes))
         return cls(pooled, boxes, there, torch.stack(backgrounds))
 
     def to(self, device: torch.device | str) -> "Layout":
@@ -50,6 +52,8 @@ class Layout(NamedTuple):
 
     def trimmed(self) -> "Layout":
         """Without the places that are empty in every row."""
+        if self.single:
+            return self
         most = int(self.there.sum(1).max())
         return Layout(self.pooled[:, :most], self.boxes[:, :most], self.there[:, :most], self.background)
 

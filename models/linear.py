@@ -7,7 +7,8 @@ weights that were quantised, or stored in fp16; the sums are those of fp32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TypeVar
 
@@ -42,6 +43,17 @@ def few(x: Tensor, weight: Tensor) -> bool:
         and not weight.requires_grad
         and not (x.requires_grad and torch.is_grad_enabled())
     )
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Here a GPU convolves fp32 as such, and not with the ten bits of TF32, as it may by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 Work = TypeVar("Work", bound=Callable)

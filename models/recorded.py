@@ -5,21 +5,26 @@ asked for again with tensors of the same shapes is therefore recorded, and from 
 """
 
 import logging
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .derived import state_of
+from .derived import Weights
+from .tensors import each
 
 log = logging.getLogger(__name__)
 
 MOST = 16  # kinds of call that are kept, those that were made last
 EQUAL = 0.01  # of the length of a result, by which a replay may differ from the call that it stands for
+WARM = 4  # steps of a training before one is recorded
 Tensors = tuple[Tensor | None, ...]
+T = TypeVar("T")
 
 
 class Recordings(nn.Module):
@@ -35,8 +40,8 @@ class Recordings(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self._state: tuple | None = None
-        self._learning = False
+        self._weights: Weights | None = None
+        self._state: tuple | None = ()
         self._pool: tuple | None = None
         # How each is run; None: seen once.
         self._kinds: OrderedDict[Hashable, Callable[[Tensors], Tensors] | None] = OrderedDict()
@@ -50,21 +55,23 @@ class Recordings(nn.Module):
         self.forget()  # or, once the weights have left a GPU, they would keep its memory
         return super()._apply(*args, **kwargs)
 
-    def follow(self, weights: Iterable[Tensor]) -> None:
-        """To be called before `run`, with all weights that its work reads: where they have changed or moved since the last time,
-        the recordings are forgotten. What is still learning is not recorded: a fused optimiser's changes cannot be seen."""
-        weights = list(weights)
-        self._learning = any(weight.requires_grad for weight in weights)
-        if (state := state_of(weights)) != self._state:
+    def follow(self, *networks: nn.Module) -> tuple | None:
+        """To be called before `run`, always with the same networks, all that its work reads weights of: where these have changed or
+        moved since the last time, the recordings are forgotten. Returns the state of the weights, None where they are learning:
+        then nothing is recorded, for a fused optimiser's changes cannot be seen."""
+        if self._weights is None:
+            self._weights = Weights(*networks)
+        if (state := self._weights.state()) != self._state:
             self.forget()
             self._state = state
+        return state
 
     def run(self, work: Callable[..., Tensors], *inputs: Tensor | None, **settings: Hashable) -> Tensors:
         """`work(*inputs, **settings)`: tensors that depend on nothing but the tensors `inputs`, the `settings` and weights that
         are followed. `work` must not wait for the GPU. The next call of any kind may overwrite what this one returns, which it
         takes as input all the same.
         """
-        if torch.is_grad_enabled() or self._learning or not _on_gpu(inputs):
+        if torch.is_grad_enabled() or self._state is None or not _on_gpu(inputs):
             return work(*inputs, **settings)
         kind = work.__name__, *(x if x is None else (x.shape, x.dtype) for x in inputs), *settings.items()
         known = kind in self._kinds
@@ -146,3 +153,94 @@ def near(result: Tensor, expected: Tensor) -> bool:
     """Whether they differ by EQUAL at most, and are finite."""
     result, expected = result.double(), expected.double()
     return bool((result - expected).norm() <= EQUAL * expected.norm())
+
+
+class RecordedSteps:
+    """Steps of a training, each of which changes what it reads: weights, running means, what an optimiser remembers. On a CUDA
+    GPU they run as they are WARM times, while libraries choose their kernels and optimisers make room; then they are recorded.
+
+    `work(given)` -> a tensor. `given` is a tensor or None, or a NamedTuple of such; other shapes are another kind of step, for
+    which the recording of the last is let go. `settle` waits for what other threads ask of the GPU meanwhile: while a recording
+    is made there must be nothing.
+    """
+
+    def __init__(self, work: Callable[[T], Tensor], settle: Callable[[], None]):
+        self.work, self.settle = work, settle
+        self.forget()
+
+    def forget(self) -> None:
+        """To be called where the work is to change other tensors than before."""
+        self._kind: Hashable = None
+        self._warm = 0
+        self._replay: Callable[[T], Tensor] | None = None
+
+    def __call__(self, given: T) -> Tensor:
+        kind = tuple((x.shape, x.dtype) for x in _leaves(given))
+        if kind != self._kind:
+            self.forget()
+            self._kind = kind
+        if self._replay is not None:
+            return self._replay(given)
+        device = _leaves(given)[0].device
+        stream = _stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):  # all of it, for what a backward pass adds up belongs to the stream of its forward pass
+            if self._warm < WARM:
+                self._warm += 1
+                if self._warm < WARM:
+                    figures = self.work(given)
+                else:
+                    figures, waits = self._watched(given)
+                    if waits:
+                        log.warning("A step waits for the GPU, and cannot be recorded: %s", waits)
+                        self._replay = self.work
+            else:
+                figures = self._begun(given, stream)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        return figures
+
+    def _watched(self, given: T) -> tuple[Tensor, str]:
+        """The step as it is, and where it waits for the GPU: that would be the end of any recording."""
+        self.settle()
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                figures = self.work(given)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        waits = [str(warning.message) for warning in found if "synchronizing" in str(warning.message)]
+        return figures, waits[0] if waits else ""
+
+    def _begun(self, given: T, stream: torch.cuda.Stream) -> Tensor:
+        """Records the step, and makes it; as it is where it cannot be recorded."""
+        own, graph = each(torch.clone, given), torch.cuda.CUDAGraph()
+        self.settle()
+        torch.cuda.synchronize(stream.device)
+        torch.cuda.empty_cache()
+        try:
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                figures = self.work(own)
+            finally:
+                graph.capture_end()
+        except RuntimeError as error:  # one of them is that memory ran out
+            log.warning("This GPU's steps cannot be recorded, and stay slower than they could be: %s", error)
+            self._replay = self.work
+            return self.work(given)
+
+        def replay(given: T) -> Tensor:
+            each(lambda mine, new: mine.copy_(new, non_blocking=True), own, given)
+            graph.replay()
+            return figures
+
+        self._replay = replay
+        return replay(given)
+
+
+def _leaves(given: Any) -> list[Tensor]:
+    """The tensors of a NamedTuple of tensors, None and such."""
+    found: list[Tensor] = []
+    each(found.append, given)
+    return found

@@ -20,6 +20,8 @@ from ..condition import Condition, ConditionCache
 from ..gan import GAN, check_ours
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
+from ..linear import without_tf32
+from ..recorded import Recordings
 from .measure import PRINT_PEAK, Spread, child, flops, interleaved, layers, machine, processor_time, seconds
 from .report import write_report
 from .rivals import RIVALS, Entry, Rival
@@ -29,7 +31,9 @@ PROMPTS = ("a red heart on white", "a green apple on blue", "a happy dog on gras
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 DEMO = ("一张包含猫和狗的图像", "a red heart")  # the prompts of `make demo`
 RATE_BATCH = 16
-SIDE = 2048  # of the matrices whose product is the yardstick
+SIDE = 2048  # of the matrices whose product is the yardstick,
+GPU_BATCH, GPU_SIDE = 64, 8192  # and on a GPU
+SCORED = 64
 VERSIONS = ("torch", "transformers", "diffusers", "pytorch-pretrained-biggan", "lightweight-gan")
 
 
@@ -75,6 +79,9 @@ def benchmark(
         result["pictures"], result["batches"] = compare(sizes, model, entries, budget, progress)
         progress("the machine's limit")
         result["limit"] = [limit(size, model, budget) for size in sizes.values()]
+        if gan.discriminator is not None:
+            progress("scoring")
+            result["scoring"] = scoring(gan, model, budget)
         progress("reading a new prompt")
         result["reading"] = reading(model, whole, gan, budget)
     if gan.device.type == "cpu":
@@ -85,15 +92,16 @@ def benchmark(
     return result
 
 
-def at_resolution(gan: GAN, resolution: int) -> GAN:
-    """The architecture of `gan` for `resolution` px: its weights where they fit, random ones elsewhere, no discriminator."""
+def at_resolution(gan: GAN, resolution: int, dtype: torch.dtype | None = None) -> GAN:
+    """The architecture of `gan` for `resolution` px: its weights where they fit, random ones elsewhere, no discriminator; in its
+    precision, or another."""
     shape = GeneratorConfig.at(resolution)
     grown = GAN(replace(gan.generator.config, resolution=resolution, channels=shape.channels), None, gan.recipe, gan.card)
     own = grown.state_dict()
     grown.load_state_dict({k: v for k, v in gan.state_dict().items() if k in own and v.shape == own[k].shape}, strict=False)
     grown.to(gan.device)
     for name, tensor in itertools.chain(grown.named_parameters(), grown.named_buffers()):
-        tensor.data = as_it_runs(name, tensor.data, gan.dtype)
+        tensor.data = as_it_runs(name, tensor.data, dtype or gan.dtype)
     return grown.requires_grad_(False).eval()
 
 
@@ -174,7 +182,9 @@ def _ready(entry: Entry, resolution: int, before: Rival | None, device: torch.de
         before.resolution = resolution
         return before
     torch.manual_seed(0)
-    rival = entry.build(resolution).requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    with device:  # a GPU draws a thousand million random weights in no time
+        rival = entry.build(resolution)
+    rival = rival.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
     precisions = (torch.float16, torch.bfloat16) if device.type == "cuda" else (torch.float32, torch.bfloat16)
     if before is not None:  # at another resolution
         return rival.to(next(before.parameters()).dtype)
@@ -210,32 +220,50 @@ def by_batch(drawers: dict[str, Callable[[int], object]], budget: float, **round
 
 
 def limit(gan: GAN, model: LanguageModel, budget: dict) -> dict:
-    """Operations a second of the generator, of a large matrix product and of a large convolution, and where the time goes."""
-    generator = gan.generator
-    condition = model.encode(PROMPTS[:1], gan.recipe).repeat(RATE_BATCH)
-    count = RATE_BATCH
-    if gan.device.type == "cpu":
-        count = min(count, gan.at_once)
-    condition = condition[:count].to(gan.device)
-    z = gan.sample_z(0, count).to(gan.device)
-
-    def draw() -> Tensor:
-        return generator(z, *gan.condition_norm(condition.tokens, condition.pooled), condition.mask)
-
-    a, b = (torch.randn(SIDE, SIDE, device=gan.device).to(gan.dtype) for _ in range(2))
-    x = torch.randn(16, 256, 32, 32, device=gan.device).to(gan.dtype, memory_format=torch.channels_last)
+    """Operations a second of the generator, the prompt read, of a large matrix product and of a large convolution; where the time
+    goes on a CPU, and on a GPU how much longer fp32 takes."""
+    on_gpu = gan.device.type == "cuda"
+    count, side = (GPU_BATCH, GPU_SIDE) if on_gpu else (min(RATE_BATCH, gan.at_once), SIDE)
+    draw, replay = drawing(gan, model, count)
+    a, b = (torch.randn(side, side, device=gan.device).to(gan.dtype) for _ in range(2))
+    x = torch.randn(count, 256, 32, 32, device=gan.device).to(gan.dtype, memory_format=torch.channels_last)
     w = torch.randn(256, 256, 3, 3, device=gan.device).to(gan.dtype, memory_format=torch.channels_last)
     work = {"generator": draw, "matmul": lambda: a @ b, "convolution": lambda: torch.conv2d(x, w, padding=1)}
-    times = interleaved(work, **budget)
+    sides = work | {"generator": replay}
+    if on_gpu:
+        sides["exact"] = drawing(at_resolution(gan, gan.resolution, torch.float32), model, count)[1]
+    with without_tf32():
+        times = interleaved(sides, **budget)
     rates = {name: flops(side) / times[name].median for name, side in work.items()}
-    names = [name for name in ("text", "mapping", "memory", "layout", "canvas") if hasattr(generator, name)]
-    for i, scale in enumerate(generator.scales):
+    names = ["mapping", "canvas"]
+    for i, scale in enumerate(gan.generator.scales):
         parts = (name for name in ("conv0", "attention", "conv1", "to_rgb") if getattr(scale, name) is not None)
         names += [f"scales.{i}.{name}" for name in parts]
     return {
-        "resolution": gan.resolution, "batch": count, "rates": rates, "share": rates["generator"] / rates["matmul"],
-        "layers": layers(generator, names, draw, budget["least"]),
+        "resolution": gan.resolution, "batch": count, "side": side, "rates": rates, "share": rates["generator"] / rates["matmul"],
+        "seconds": times["generator"], "ratio_exact": times["exact"].median / times["generator"].median if on_gpu else None,
+        "layers": [] if on_gpu else layers(gan.generator, names, draw, budget["least"]),
     }  # fmt: skip
+
+
+def drawing(gan: GAN, model: LanguageModel, count: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """`count` pictures of one prompt, read before, left on the device: as Python asks for them, and as they are recorded."""
+    text = gan.read(model.encode(PROMPTS[:1], gan.recipe).repeat(count).to(gan.device))
+    z, recordings = gan.sample_z(0, count).to(gan.device), Recordings()
+    recordings.follow(gan.generator)
+
+    def draw(z: Tensor) -> tuple[Tensor]:
+        return (gan.generator.synthesize(gan.generator.code(z, text), text),)
+
+    return lambda: draw(z)[0], lambda: recordings.run(draw, z)[0]
+
+
+def scoring(gan: GAN, model: LanguageModel, budget: dict) -> dict:
+    """Seconds that the discriminator takes to score pictures by one prompt."""
+    pictures = torch.rand(SCORED, gan.resolution, gan.resolution, 3)
+    condition = model.encode(PROMPTS[:1], gan.recipe)
+    times = interleaved({"score": lambda: gan.score(pictures, condition)}, **budget)
+    return {"pictures": SCORED, "resolution": gan.resolution, **times}
 
 
 # ---------------------------------------------------------------------------------------------------- a new prompt

@@ -33,6 +33,9 @@ def markdown(result: dict, drawn: bool) -> str:
         absent = "; ".join(f"{title} (`pip install {' '.join(what)}`)" for title, what in result["missing"].items())
         parts.append(f"Left out, because not installed: {absent}.")
     parts += [*_pictures(result["pictures"]), *_batches(result["batches"], drawn), *_limit(result["limit"])]
+    if "scoring" in result:
+        found = result["scoring"]
+        parts += ["## A score", f"{found['pictures']} pictures of {found['resolution']} px by one prompt: {_ms(found['score'])} ms."]
     parts += _reading(result["reading"])
     if "start" in result:
         parts += _start(result["start"])
@@ -75,16 +78,21 @@ def _batches(batches: dict, drawn: bool) -> list[str]:
 def _limit(limits: list[dict]) -> list[str]:
     table = [
         [str(at["resolution"]), str(at["batch"]), *(f"{at['rates'][name] / 1e9:.0f}" for name in at["rates"]),
-         f"{100 * at['share']:.0f} %", f"{100 * at['rates']['generator'] / max(at['rates'].values()):.0f} %"]
+         f"{100 * at['share']:.3g} %", f"{100 * at['rates']['generator'] / max(at['rates'].values()):.3g} %",
+         _ms(at["seconds"]), _ratio(at["ratio_exact"])]
         for at in limits
     ]  # fmt: skip
-    header = ["px", "batch", "generator, GFLOP/s", "matrix product", "convolution", "of the product", "of the fastest"]
+    header = ["px", "batch", "generator, GFLOP/s", "matrix product", "convolution", "of the product", "of the fastest",
+              "ms a batch", "× in fp32"]  # fmt: skip
     parts = [
         "## Against what the machine can do",
-        "Operations a second of the generator on as many pictures as it draws at once, of a product of two matrices of 2048 × "
-        "2048 and of a convolution of 256 channels, of the same precision and threads in the same run.",
+        "Operations a second of the generator, of a prompt that was read, on as many pictures as it draws at once, of a product "
+        f"of two matrices of {limits[0]['side']} × {limits[0]['side']} and of a convolution of 256 channels, of the same precision "
+        "and threads in the same run.",
         _table(header, table),
     ]
+    if not limits[0]["layers"]:  # a GPU's, which one recording draws
+        return parts
     slowest = max(limits, key=lambda at: at["resolution"])
     total = sum(layer.seconds for layer in slowest["layers"])
     best = max(slowest["rates"].values())

@@ -230,7 +230,7 @@ class LanguageModel(nn.Module):
         length = max(len(row) for row in rows)
         if self.reader.device.type == "cuda":  # fewer lengths, fewer kinds of recording
             length = -(-length // LENGTHS) * LENGTHS
-            self._recordings.follow(self.reader.parameters())
+            self._recordings.follow(self.reader)
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self.reader.device)
         settings = {"layer": recipe.layer, "known": tuple(known)}

@@ -88,7 +88,7 @@ class PublishedGAN(AnyGAN):
         condition: Condition,
         latent: Latent | Tensor,
         truncation_psi: float = 1.0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         transparent: bool = False,
     ) -> tuple[Tensor, Latent]:
@@ -105,11 +105,12 @@ class PublishedGAN(AnyGAN):
             styles = self.generator.styles(part.z.to(self.device), self._label(condition[rows]), psi)
             if part.style_shift is not None:
                 styles = styles + part.style_shift[:, 0].to(self.device)
-            return from_network(self.generator.synthesize(styles, psi)).cpu(), styles.cpu()
+            return from_network(self.generator.synthesize(styles, psi)), styles
 
+        size = self.rows_at_once(batch_size)
         if self.device.type == "cpu":
-            batch_size = min(batch_size, self.at_once)
-        images, styles = in_parts(draw, len(latent), batch_size, progress, lambda: None)
+            size = min(size, self.at_once)
+        images, styles = in_parts(draw, len(latent), size, progress, lambda: None)
         return images, replace(latent, styles=styles, looks=styles.new_zeros(len(styles), 0))
 
     @torch.no_grad()
@@ -117,7 +118,7 @@ class PublishedGAN(AnyGAN):
         self,
         images: Tensor,
         condition: Condition | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
         """As `GAN.score`. The discriminator of a GAN of classes gives one logit for both: realism is its mean over all classes,
@@ -129,8 +130,8 @@ class PublishedGAN(AnyGAN):
             features = judge.features(to_network(images[rows].to(self.device), self.resolution))
             realism = judge.judge(features, None, judge.usual)
             if condition is None or self.classes is None:
-                return realism.cpu(), torch.zeros(len(realism))
+                return realism, torch.zeros_like(realism)
             label = self._label(condition[rows] if len(condition) > 1 else condition).expand(len(realism), -1)
-            return realism.cpu(), (judge.judge(features, label, judge.usual) - realism).cpu()
+            return realism, judge.judge(features, label, judge.usual) - realism
 
-        return Scores(*in_parts(score, len(images), batch_size, progress, lambda: None))
+        return Scores(*in_parts(score, len(images), self.rows_at_once(batch_size), progress, lambda: None))

@@ -4,8 +4,9 @@ and the scenes that are composed of them."""
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.folder import Example, Pictures
-from ..data.scenes import Scene, paste
+from ..data.scenes import MAX_THINGS, Scene, paste
 from ..data.sentences import WHITE, WHOLE
 from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
@@ -32,6 +33,9 @@ PART = 2048  # captions that are encoded and kept at once: what an interrupted e
 OTHERS = 64  # captions that the discriminator tells from a picture's own
 AHEAD = 4  # batches that are made while a GPU works on one
 MAX_CONCEPTS = 2048  # that a generator is given memory for
+
+ALONE = torch.tensor([WHOLE])  # the boxes of a picture by itself
+HELD = 0.25  # of a GPU's free memory, that pictures may take which are kept there
 
 T = TypeVar("T")
 
@@ -69,6 +73,10 @@ class Ahead(Generic[T]):
         wanted = range(number, number + AHEAD + 1)
         self._coming = {n: self._coming.get(n) or self.pool.submit(self.work, n) for n in wanted}
         return self._coming.pop(number).result()
+
+    def settle(self) -> None:
+        """Wait for all that has been begun."""
+        wait(self._coming.values())
 
 
 class SceneRow(NamedTuple):
@@ -109,11 +117,17 @@ class Dataset:
                 logits, directions = memory.chances(self.pooled[caption], rows)
                 self.choices[caption] = logits.masked_fill(rows < 0, -torch.inf), directions, shown
 
+    def hold(self, device: torch.device) -> None:
+        """Keep the pictures on a GPU, if they take but a small part of its memory: to send them there takes as long as a step."""
+        if device.type == "cuda" and self.pictures.nbytes + self.opacity.nbytes <= HELD * torch.cuda.mem_get_info(device)[0]:
+            self.pictures, self.opacity = self.pictures.to(device), self.opacity.to(device)
+
     def draw(
         self, batch: int, generator: torch.Generator, rows: slice = slice(None), device: torch.device | str = "cpu"
     ) -> Batch:
-        """These rows of a batch, on `device`. Where a caption may mean several pictures, z decides which is drawn: of the concept
-        that the memory chooses by it, the one whose anchor it lies nearest.
+        """These rows of a batch, on `device`; for a GPU padded to the same shapes, whatever is drawn. Where a caption may mean
+        several pictures, z decides which is drawn: of the concept that the memory chooses by it, the one whose anchor it lies
+        nearest.
 
         A paired loss teaches a generator to ignore z. Pairing z with a picture *before* the loss is taken, as conditional
         IMLE (Li et al. 2020, arXiv 2004.03590) does after, gives z something to say at no cost: since z ~ N(0,I) and the
@@ -124,22 +138,25 @@ class Dataset:
         coloured = torch.rand(batch, generator=generator).tolist()
         subjects = self._subjects(batch, generator)
         others = [subject.caption for subject in self._subjects(OTHERS, generator)]
+        backgrounds = torch.tensor([subject.background for subject in subjects]).div(127.5).sub(1)
+        if self.scenes:
+            anew = [i for i in range(batch) if subjects[i].background == WHITE and coloured[i] < COLOURED]
+            backgrounds[anew] = colours[anew]
         captions, shown, layouts, wrong = [], [], [], []
         for i in range(batch)[rows]:
             subject = subjects[i]
             captions.append(subject.caption)
             pictures = [self._picture(caption, z[i]) for caption in subject.things]
             shown.append(pictures)
-            background = torch.tensor(subject.background).div(127.5).sub(1)
-            if self.scenes and subject.background == WHITE and coloured[i] < COLOURED:
-                background = colours[i]
-            layouts.append((self.pooled[subject.things], subject.boxes, background))
+            layouts.append((self.pooled[subject.things], subject.boxes, backgrounds[i]))
             true = {subject.caption} | (self._captions(pictures[0]) if len(pictures) == 1 else set())
             wrong.append([other not in true for other in others])
-        layout = Layout.stack(layouts)
+        fixed = torch.device(device).type == "cuda"
+        layout = Layout.stack(layouts, MAX_THINGS if fixed and self.scenes else 1)
         images = self._scenes(shown, layout, device) if self.scenes else self.pictures[[own for own, in shown]].to(device).float().div(127.5).sub(1)
         contrast = self.pooled[others], torch.tensor(wrong)
-        return Batch(images, *self.condition(captions), z[rows], *contrast, layout if self.scenes else None).to(device)
+        condition = self.condition(captions, self.longest if fixed else 1)
+        return Batch(images, *condition, z[rows], *contrast, layout if self.scenes else None).to(device)
 
     def _scenes(self, shown: list[list[int]], layout: Layout, device: torch.device | str) -> Tensor:
         """What these pictures make, pasted on `device`, where they come as bytes."""
@@ -164,7 +181,7 @@ class Dataset:
                 subjects.append(self.scenes[int(which[i] * len(self.scenes))])
             else:
                 caption = self._caption(pictures[i], kind[i], which[i])
-                subjects.append(SceneRow(caption, [caption], torch.tensor([WHOLE]), WHITE))
+                subjects.append(SceneRow(caption, [caption], ALONE, WHITE))
         return subjects
 
     def _captions(self, picture: int) -> set[int]:
@@ -175,10 +192,17 @@ class Dataset:
         """The caption's rows of `tokens`."""
         return slice(self.ends[caption - 1] if caption else 0, self.ends[caption])
 
-    def condition(self, captions: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised tokens [B,T,C] as long as the longest, pooled [B,P] and mask [B,T] of the captions."""
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of any caption."""
+        return max(end - start for start, end in zip([0, *self.ends], self.ends))
+
+    def condition(self, captions: list[int], least: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised tokens [B,T,C], with T as many as the longest has, and at the `least` so many, pooled [B,P] and mask [B,T] of
+        the captions."""
         own = [self.tokens[self.span(i)] for i in captions]
         tokens = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).float()
+        tokens = F.pad(tokens, (0, 0, 0, max(least - tokens.shape[1], 0)))
         mask = torch.arange(tokens.shape[1]) < torch.tensor([[len(states)] for states in own])
         return tokens, self.pooled[captions], mask
 

@@ -34,12 +34,12 @@ ADVERSARIAL_FROM = 0.7  # of the run, if nothing else is asked for: the student 
 
 @dataclass(kw_only=True)
 class Lessons(Dataset):
-    """The captions of a `Dataset` with the teacher's pictures of them, on its device."""
+    """The captions of a `Dataset` with the teacher's pictures of them, drawn on the device that it is on."""
 
     teacher: Generator
 
-    def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None)) -> Batch:
-        drawn = super().draw(batch, generator, rows).to(self.teacher.canvas.weight.device)
+    def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None), device: torch.device | str = "cpu") -> Batch:
+        drawn = super().draw(batch, generator, rows, device)
         with torch.no_grad():
             images = self.teacher(drawn.z, drawn.tokens, drawn.pooled, drawn.mask, layout=drawn.layout)
         return drawn._replace(images=images.clamp(-1, 1))

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.sentences import WHITE, WHOLE
+from ..data.sentences import WHITE
 from ..generator import Generator
 from ..layout import Layout, LayoutReader, Reading
-from .dataset import Dataset, SceneRow
+from .dataset import ALONE, Dataset, SceneRow
 
 FINDS = 400  # batches of captions that the memory learns to find its concepts by: seconds
 CAPTIONS = 1024  # in each, of which equal shares name the thing, its style too, or are keywords
@@ -74,8 +74,7 @@ def fit_reader(
     rest of the generator reads each thing of a scene as it reads a prompt of one. The memory must have its keys.
     """
     reader = generator.to(device).layout
-    alone = torch.tensor([WHOLE])
-    singles = [SceneRow(i, [i], alone, WHITE) for i, meant in enumerate(dataset.meant) if len(meant)]
+    singles = [SceneRow(i, [i], ALONE, WHITE) for i, meant in enumerate(dataset.meant) if len(meant)]
     random = torch.Generator().manual_seed(seed)
 
     def lesson() -> Tensor:

@@ -10,8 +10,9 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,8 @@ from torch.nn.utils import parametrizations, parametrize
 from ..checkpoint import save_gan, unfilled
 from ..discriminator import PixelDiscriminator, ProjectedDiscriminator, Verdict
 from ..gan import GAN
+from ..linear import without_tf32
+from ..recorded import RecordedSteps
 from ..tensors import save_tensors
 from .augment import Augmentation
 from .dataset import Ahead, Batch, Dataset
@@ -129,6 +132,16 @@ LIMITS = {  # of settings; a share of the generator's step may be anything from 
 PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000)}
 
 
+class Given(NamedTuple):
+    """All that a step takes from outside: the batch, and once the discriminator plays how both of its pictures are augmented, the
+    noise [2,B,3,R,R] of its penalty, and the shares [2] that the two discriminators have in the generator's step."""
+
+    batch: Batch
+    augment: Augmentation | None
+    noise: Tensor | None
+    shares: Tensor | None
+
+
 class RunningNorm:
     """Gradients brought to unit length by the running mean of their norm over the batch of all processes."""
 
@@ -137,9 +150,12 @@ class RunningNorm:
         self.value: Tensor | None = None  # stays on the device: to read it would be to wait for the device
 
     def update(self, norm: Tensor) -> None:
-        self.value = norm if self.value is None else torch.lerp(self.value, norm, 1 - self.momentum)
+        if self.value is None:
+            self.value = norm.detach().clone()
+        else:
+            self.value.lerp_(norm.detach(), 1 - self.momentum)
 
-    def __call__(self, gradients: Sequence[Tensor], share: float) -> list[Tensor]:
+    def __call__(self, gradients: Sequence[Tensor], share: float | Tensor) -> list[Tensor]:
         self.update(norm_of(gradients))
         return [g * (share / (self.value + 1e-12)) for g in gradients]
 
@@ -151,11 +167,6 @@ def norm_of(gradients: Sequence[Tensor]) -> Tensor:
         return square.sqrt()
     dist.all_reduce(square)
     return square.sqrt() / dist.get_world_size()
-
-
-def without_tf32():
-    """A context in which a GPU convolves fp32 as such: to ten bits it would drown a finite difference and its gradient."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False)
 
 
 def matching(judge: ProjectedDiscriminator | PixelDiscriminator, verdict: Verdict, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -182,6 +193,9 @@ class Trainer:
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 parametrizations.spectral_norm(module)
         self.trained = [p for p in self.discriminator.parameters() if p.requires_grad]
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        recordable = torch.device(device).type == "cuda" and self.world == 1
         self.optimizers = {
             "generator": torch.optim.Adam(
                 [
@@ -191,17 +205,24 @@ class Trainer:
                 config.lr_generator,
                 config.betas,
                 fused=True,
+                capturable=recordable,
             ),
-            "discriminator": torch.optim.Adam(self.trained, config.lr_discriminator, (0.5, 0.99), fused=True),
+            "discriminator": torch.optim.Adam(
+                self.trained, config.lr_discriminator, (0.5, 0.99), fused=True, capturable=recordable
+            ),
         }
+        if recordable:
+            self.discriminator.to(memory_format=torch.channels_last)  # which its convolutions are made for
+            for group in chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers.values()):
+                group["lr"] = torch.tensor(float(group["lr"]), device=device)  # which a recording reads anew
         if self.generator.config.concepts:
             # Nor would pictures teach what captions mean, and while that stays, z chooses alike from the first step to the last.
             self.generator.memory.query.requires_grad_(False)
             self.generator.memory.keys.requires_grad_(False)
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        dataset.hold(torch.device(device))
         self._drawn = Ahead(self._draw, device)
+        self._run = RecordedSteps(self._learn, self._drawn.settle) if recordable else self._learn
         self.step_number = 0
         self.images_seen = 0
         self.augment = config.augment
@@ -213,22 +234,42 @@ class Trainer:
 
     def step(self) -> dict[str, float]:
         """One update of G, and of D once it plays; returns its figures. Depends on the state and the step's number only."""
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
-            return self._step()
-
-    def _step(self) -> dict[str, float]:
-        config, projected = self.config, self.discriminator.projected
-        adversarial = self.progress >= config.adversarial_from
-        self.gan.train()
-        size, rows = config.batch_size * self.world, self._rows
-        batch, random = self._drawn(self.step_number)
+        given = self._given()
         self._schedule()
+        # All at once, and last: a GPU that is asked for a number between has nothing to do until the next work arrives.
+        numbers = self._run(given).tolist()
+        self.step_number += 1
+        self.images_seen += self.config.batch_size * self.world
+        self._average()
+        figures = dict(zip(FIGURES, numbers))
+        if given.augment is not None:
+            self._adapt(figures)
+        return figures
 
+    def _given(self) -> Given:
+        """What the next step is made of."""
+        batch, random = self._drawn(self.step_number)
+        if self.progress < self.config.adversarial_from:
+            return Given(batch, None, None, None)
+        size, rows, shape = self.config.batch_size * self.world, self._rows, batch.images.shape[1:]
+        augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
+        shares = torch.tensor([self._ramp(self.config.adversarial), self._ramp(self.config.raw)]).to(self.device)
+        return Given(batch, augment, self._noise(random, 2, size, *shape)[:, rows], shares)
+
+    def _learn(self, given: Given) -> Tensor:
+        """The work of a step on the device, which nothing in it waits for -> the first of FIGURES."""
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
+            figures = self._play(given)
+        return torch.stack([value.detach().float() for value in figures])
+
+    def _play(self, given: Given) -> list[Tensor]:
+        config, projected = self.config, self.discriminator.projected
+        batch, augment = given.batch, given.augment
+        self.gan.train()
         fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, layout=batch.layout)
         seen = fake.detach().requires_grad_()
         real_view, fake_view = batch.images, seen
-        if adversarial:  # only a discriminator needs its pictures varied
-            augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
+        if augment is not None:  # only a discriminator needs its pictures varied
             real_view, fake_view = augment(batch.images), augment(seen)
         with torch.no_grad():
             real_features = projected.look(real_view)
@@ -238,32 +279,31 @@ class Trainer:
         # Gradients at the features, brought to the picture in one pass.
         paired = feature_distance(leaves, real_features)
         total = self.norms["paired"](torch.autograd.grad(paired, leaves), config.paired)
-        share, figures = config.paired, {}
-        if adversarial:
-            noise = self._noise(random, 2, size, *seen.shape[1:])[:, rows]
-            with without_tf32():
-                figures = self._train_discriminator(batch, real_view, fake_view.detach(), real_features, leaves, noise)
+        share, figures = config.paired, []
+        if augment is not None:
+            with without_tf32():  # which would drown a finite difference, and its gradient
+                figures = self._train_discriminator(given, real_view, fake_view.detach(), real_features, leaves)
             with parametrize.cached():
                 verdict = projected.judge(leaves)
                 loss = hinge_generator(verdict.realism) + config.guidance * matching(projected, verdict, batch)[0]
             gradients = torch.autograd.grad(loss, leaves)
-            total = [t + g for t, g in zip(total, self.norms["adversarial"](gradients, self._ramp(config.adversarial)))]
-            share += self._ramp(config.adversarial)
-            figures["g_adversarial"] = loss
-        at_image = torch.autograd.grad(fake_features, seen, total, retain_graph=adversarial)[0]
+            total = [t + g for t, g in zip(total, self.norms["adversarial"](gradients, given.shares[0]))]
+            share = share + given.shares[0]
+            figures = [loss, *figures]
+        at_image = torch.autograd.grad(fake_features, seen, total, retain_graph=augment is not None)[0]
         # Both terms have passed through the same features: one norm brings their sum to the size of the direct terms.
         at_image = at_image * (share / (norm_of([at_image]) + 1e-12))
 
         # Gradients at the picture itself, then through the generator, once.
         pixel = (seen - batch.images).abs().mean()
         at_image += self.norms["pixel"](torch.autograd.grad(pixel, seen), config.pixel)[0]
-        if adversarial:
+        if augment is not None:
             raw = self.discriminator.pixel
             with torch.no_grad():
                 real = raw.judge(real_view)
             verdict = raw.judge(fake_view)
             against = relativistic(verdict.realism, real.realism) + config.guidance * matching(raw, verdict, batch)[0]
-            at_image += self.norms["raw"](torch.autograd.grad(against, seen), self._ramp(config.raw))[0]
+            at_image += self.norms["raw"](torch.autograd.grad(against, seen), given.shares[1])[0]
         outside = torch.autograd.grad(100 * config.batch_size * out_of_range(seen), seen)[0]
         at_image += outside / norm_of([outside]).clamp(min=1)
 
@@ -272,15 +312,7 @@ class Trainer:
         if self.world > 1:
             dist.all_reduce(self.generator.mapping.mean)
             self.generator.mapping.mean /= self.world
-        self.step_number += 1
-        self.images_seen += config.batch_size * self.world
-        self._average()
-        figures = {"paired": paired, "pixel": pixel, **figures}
-        # All at once, and last: a GPU that is asked for a number between has nothing to do until the next work arrives.
-        numbers = dict(zip(figures, torch.stack([value.detach().float() for value in figures.values()]).tolist()))
-        if adversarial:
-            self._adapt(numbers)
-        return numbers
+        return [paired, pixel, *figures]
 
     @property
     def _rows(self) -> slice:
@@ -298,9 +330,9 @@ class Trainer:
             random = torch.Generator(self.device).manual_seed(random.initial_seed())
         return torch.randn(shape, generator=random, device=self.device)
 
-    def _train_discriminator(self, batch: Batch, real_view, fake_view, real_features, fake_features, noise):
+    def _train_discriminator(self, given: Given, real_view, fake_view, real_features, fake_features) -> list[Tensor]:
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
-        size = config.batch_size
+        batch, size = given.batch, config.batch_size
         with parametrize.cached():
             both = [torch.cat([r, f.detach()]) for r, f in zip(real_features, fake_features)]
             real, fake = projected.judge(both).split(size)
@@ -313,22 +345,14 @@ class Trainer:
         views = torch.cat([real_view[::4], fake_view[::4]])
         text = batch.pooled[::4].repeat(2, 1)
         with torch.autocast(views.device.type, enabled=False):  # bf16 would swallow the difference
-            penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*noise[:, ::4]]))
+            penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*given.noise[:, ::4]]))
         self._update(
             "discriminator",
             self.trained,
             lambda: (loss + raw_loss + config.matching * matched + config.penalty * penalty).backward(),
         )
-        return {
-            "d": loss,
-            "d_raw": raw_loss,
-            "r1r2": penalty,
-            "d_real": real.realism.mean(),
-            "d_fake": fake.realism.mean(),
-            "matching": matched,
-            "match": correct,
-            "overfit": real.realism.sign().mean(),
-        }
+        known = real.realism.sign().mean()
+        return [loss, raw_loss, penalty, real.realism.mean(), fake.realism.mean(), matched, correct, known]
 
     def _adapt(self, figures: dict[str, float]) -> None:
         """Augment more while the discriminator knows its real pictures too well: r_t = E[sign D(x)] against its target
@@ -359,7 +383,8 @@ class Trainer:
         factor *= self.calm
         for name, rate in (("generator", config.lr_generator), ("discriminator", config.lr_discriminator)):
             for group in self.optimizers[name].param_groups:
-                group["lr"] = group.get("base_lr", rate) * factor
+                new = group.get("base_lr", rate) * factor
+                group["lr"] = group["lr"].fill_(new) if isinstance(group["lr"], Tensor) else new
 
     def _update(self, name: str, parameters: list[nn.Parameter], backward: Callable[[], None]) -> None:
         self.optimizers[name].zero_grad(set_to_none=True)
@@ -399,7 +424,8 @@ class Trainer:
         for name in gan.discriminator.state_dict():
             owner, _, attribute = name.rpartition(".")
             weights[f"discriminator.{name}"] = getattr(modules[owner], attribute)
-        gan.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, assign=True)
+        copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+        gan.load_state_dict(copies, assign=True)
         return gan.requires_grad_(False)
 
     def diverged(self, figures: dict[str, float]) -> bool:
@@ -430,6 +456,8 @@ class Trainer:
         self.discriminator.load_state_dict(under("discriminator.", tensors))
         self.gan.condition_norm.load_state_dict(under("condition_norm.", tensors))
         self.ema = {name: value.to(self.device) for name, value in under("ema.", tensors).items()}
+        if isinstance(self._run, RecordedSteps):
+            self._run.forget()
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, under(f"optimizer.{name}.", tensors))
         counts = {k: v.item() for k, v in under("count.", tensors).items()}
