@@ -5,7 +5,8 @@ generator see one canvas. BlobGAN (Epstein et al. 2022, arXiv 2205.02837) compos
 own in this way; there the layout comes from noise, here from the prompt, and is learnt from prompts alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -128,7 +129,8 @@ class LayoutReader(nn.Module):
         x = self.from_tokens(tokens) + _positions(length, self.queries.shape[1], tokens)
         x = torch.cat([self.queries.expand(batch, -1, -1), self.from_pooled(pooled)[:, None], x], 1)
         before = x.shape[1] - length
-        x = self.layers(x, src_key_padding_mask=~F.pad(mask, (before, 0), value=True))
+        with _plainly_on_gpu(x):
+            x = self.layers(x, src_key_padding_mask=~F.pad(mask, (before, 0), value=True))
         things, scene, words = x[:, : self.things], x[:, self.things], x[:, before:]
         pointer = self.point(things) @ words.transpose(1, 2) * words.shape[2] ** -0.5
         named = pointer.masked_fill(~mask[:, None], -torch.inf).softmax(2) @ tokens
@@ -158,6 +160,17 @@ class Reading(NamedTuple):
         rows, last = torch.arange(len(self.counts), device=self.counts.device), self.counts.argmax(1)
         there = torch.arange(self.counts.shape[1], device=self.counts.device) <= last[:, None]
         return Layout(self.pooled, self.boxes[rows, last], there, torch.where(self.coloured[:, None] > 0, self.colour, WHITE))
+
+
+@contextmanager
+def _plainly_on_gpu(x: Tensor) -> Iterator[None]:
+    """Where x is not on a CPU, without torch's fused layers: on a GPU they approximate GELU by tanh, which moves every thing."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(before and x.device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _positions(length: int, width: int, like: Tensor) -> Tensor:

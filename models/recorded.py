@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 MOST = 16  # kinds of call that are kept, those that were made last
 EQUAL = 0.01  # of the length of a result, by which a replay may differ from the call that it stands for
-WARM = 4  # steps of a training before one is recorded
+WARM = 4  # steps of a training before one is recorded,
+ALIKE = 0.5  # of the way that a step goes, by which its recording's may differ: where a gradient is none, rounding decides
 Tensors = tuple[Tensor | None, ...]
 T = TypeVar("T")
 
@@ -159,84 +160,111 @@ class RecordedSteps:
     """Steps of a training, each of which changes what it reads: weights, running means, what an optimiser remembers. On a CUDA
     GPU they run as they are WARM times, while libraries choose their kernels and optimisers make room; then they are recorded.
 
-    `work(given)` -> a tensor. `given` is a tensor or None, or a NamedTuple of such; other shapes are another kind of step, for
-    which the recording of the last is let go. `settle` waits for what other threads ask of the GPU meanwhile: while a recording
-    is made there must be nothing.
+    `work(given)` -> a tensor of figures. `given` is a NamedTuple of tensors, None and such; of other shapes it is another kind of
+    step, for which the last recording is let go. `state()` is all that the work changes in place: the first step is made as it is
+    and again by the recording, which is used only if both change it alike. `settle` waits for what other threads ask of the GPU,
+    since while a recording is made there must be nothing.
     """
 
-    def __init__(self, work: Callable[[T], Tensor], settle: Callable[[], None]):
-        self.work, self.settle = work, settle
+    def __init__(self, work: Callable[[T], Tensor], state: Callable[[], list[Tensor]], settle: Callable[[], None]):
+        self.work, self.state, self.settle = work, state, settle
         self.forget()
 
     def forget(self) -> None:
         """To be called where the work is to change other tensors than before."""
         self._kind: Hashable = None
         self._warm = 0
-        self._replay: Callable[[T], Tensor] | None = None
+        self._run: Callable[[T], Tensor] | None = None
 
     def __call__(self, given: T) -> Tensor:
         kind = tuple((x.shape, x.dtype) for x in _leaves(given))
         if kind != self._kind:
             self.forget()
             self._kind = kind
-        if self._replay is not None:
-            return self._replay(given)
-        device = _leaves(given)[0].device
-        stream = _stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):  # all of it, for what a backward pass adds up belongs to the stream of its forward pass
+        if self._run is not None:
+            return self._run(given)
+        with _aside(_leaves(given)[0].device):
+            self._warm += 1
             if self._warm < WARM:
-                self._warm += 1
-                if self._warm < WARM:
-                    figures = self.work(given)
-                else:
-                    figures, waits = self._watched(given)
-                    if waits:
-                        log.warning("A step waits for the GPU, and cannot be recorded: %s", waits)
-                        self._replay = self.work
-            else:
-                figures = self._begun(given, stream)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        return figures
-
-    def _watched(self, given: T) -> tuple[Tensor, str]:
-        """The step as it is, and where it waits for the GPU: that would be the end of any recording."""
-        self.settle()
-        before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                figures = self.work(given)
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        waits = [str(warning.message) for warning in found if "synchronizing" in str(warning.message)]
-        return figures, waits[0] if waits else ""
-
-    def _begun(self, given: T, stream: torch.cuda.Stream) -> Tensor:
-        """Records the step, and makes it; as it is where it cannot be recorded."""
-        own, graph = each(torch.clone, given), torch.cuda.CUDAGraph()
-        self.settle()
-        torch.cuda.synchronize(stream.device)
-        torch.cuda.empty_cache()
-        try:
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                figures = self.work(own)
-            finally:
-                graph.capture_end()
-        except RuntimeError as error:  # one of them is that memory ran out
-            log.warning("This GPU's steps cannot be recorded, and stay slower than they could be: %s", error)
-            self._replay = self.work
-            return self.work(given)
-
-        def replay(given: T) -> Tensor:
-            each(lambda mine, new: mine.copy_(new, non_blocking=True), own, given)
-            graph.replay()
+                return self.work(given)
+            self.settle()
+            if self._warm > WARM:
+                return self._recorded(given)
+            figures, wait = waiting(self.work, given)
+            if wait:
+                log.warning("A step waits for the GPU, and cannot be recorded: %s", wait)
+                self._run = self.work
             return figures
 
-        self._replay = replay
-        return replay(given)
+    @torch.no_grad()
+    def _recorded(self, given: T) -> Tensor:
+        state = self.state()
+        before = [x.clone() for x in state]
+        with torch.enable_grad():
+            expected = self.work(given)
+        after = [x.clone() for x in state]
+        torch._foreach_copy_(state, before)
+        try:
+            with torch.enable_grad():
+                run = capture(self.work, given)
+            figures = run(given)
+            if not (_apart([figures], [expected]) <= ALIKE * expected.norm() and _apart(state, after) <= ALIKE * _apart(before, after)):
+                raise RuntimeError("replayed, a step changes other weights")
+            self._run = run
+            return figures
+        except RuntimeError as error:  # one of them is that memory ran out
+            log.warning("This GPU's steps cannot be recorded, and stay slower than they could be: %s", error)
+            torch._foreach_copy_(state, after)
+            self._run = self.work
+            return expected
+
+
+@contextmanager
+def _aside(device: torch.device) -> Iterator[None]:
+    """Work on the stream of recordings, all of it: what a backward pass adds up belongs to the stream of its forward pass."""
+    stream, usual = _stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(usual)
+    with torch.cuda.stream(stream):
+        yield
+    usual.wait_stream(stream)
+
+
+def waiting(work: Callable[[T], Tensor], given: T) -> tuple[Tensor, str]:
+    """`work(given)`, and where it waits for the GPU, if it does: that would be the end of any recording."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            figures = work(given)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    waits = [str(warning.message) for warning in found if "called a synchronizing" in str(warning.message)]
+    return figures, waits[0] if waits else ""
+
+
+def capture(work: Callable[[T], Tensor], given: T) -> Callable[[T], Tensor]:
+    """`work` on what is like `given`, as a CUDA graph; nothing is computed yet."""
+    own, graph = each(torch.clone, given), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(_leaves(given)[0].device)
+    torch.cuda.empty_cache()
+    graph.capture_begin(capture_error_mode="thread_local")
+    try:
+        figures = work(own)
+    finally:
+        graph.capture_end()
+
+    def replay(given: T) -> Tensor:
+        each(lambda mine, new: mine.copy_(new, non_blocking=True), own, given)
+        graph.replay()
+        return figures
+
+    return replay
+
+
+def _apart(some: list[Tensor], others: list[Tensor]) -> Tensor:
+    """The distance between them."""
+    return torch.stack(torch._foreach_norm([(x - y).double() for x, y in zip(some, others)])).norm()
 
 
 def _leaves(given: Any) -> list[Tensor]:

@@ -1,5 +1,8 @@
 """What is recorded, replayed and forgotten; with functions in the place of a GPU's graphs (`test_cuda.py` has those)."""
 
+from contextlib import nullcontext
+from typing import NamedTuple
+
 import pytest
 import torch
 
@@ -7,7 +10,7 @@ from llm_gan.models import recorded
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.gan import Latent
 from llm_gan.models.language.model import LanguageModel
-from llm_gan.models.recorded import MOST, Recordings, near
+from llm_gan.models.recorded import MOST, WARM, RecordedSteps, Recordings, near
 
 
 @pytest.fixture
@@ -180,6 +183,98 @@ def test_what_a_recording_gives_is_read_before_the_next_one_overwrites_it(made, 
     assert len(replays) == 2 + 2 + 2 + 5 and pictures.isfinite().all()
     monkeypatch.undo()
     assert torch.equal(pictures, drawn())
+
+
+class Told(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor | None
+
+
+class Learner:
+    """One weight, pulled towards what it is given, and a count of the steps that ran as they are."""
+
+    def __init__(self, monkeypatch, spoil=None):
+        self.weight, self.plain, self.captured = torch.zeros(3), 0, 0
+        self.steps = RecordedSteps(self.step, lambda: [self.weight], lambda: None)
+        monkeypatch.setattr(recorded, "_aside", lambda device: nullcontext())
+        monkeypatch.setattr(recorded, "waiting", lambda work, given: (work(given), ""))
+        monkeypatch.setattr(recorded, "capture", self.capture)
+        self.spoil = spoil
+
+    def step(self, given):
+        self.plain += 1
+        self.weight += 0.5 * (given.x - self.weight)
+        return self.weight.sum()[None]
+
+    def capture(self, work, given):
+        """As a graph does: nothing is computed until it is replayed, and then with what is copied in."""
+        self.captured += 1
+        own, figures = tuple(x if x is None else x.clone() for x in given), torch.zeros(1)
+
+        def replay(given):
+            if self.spoil:
+                return self.spoil(self, given)
+            own[0].copy_(given.x)
+            figures.copy_(self.step(Told(*own)))
+            self.plain -= 1
+            return figures
+
+        return replay
+
+
+def taught(learner, count, y=None):
+    """What a weight becomes of as many steps, beside what it would be without recordings."""
+    expected = torch.zeros(3)
+    for value in range(count):
+        x = torch.full((3,), float(value))
+        expected += 0.5 * (x - expected)
+        assert torch.equal(learner.steps(Told(x, y)), expected.sum()[None])
+        assert torch.equal(learner.weight, expected)
+
+
+def test_steps_are_recorded_when_they_are_warm(monkeypatch):
+    learner = Learner(monkeypatch)
+    taught(learner, 12)
+    assert learner.captured == 1 and learner.plain == WARM + 1  # the last beside its recording
+
+
+def test_steps_of_other_shapes_are_recorded_anew(monkeypatch):
+    learner = Learner(monkeypatch)
+    taught(learner, 8)
+    learner.weight.zero_()
+    taught(learner, 8, torch.ones(1))
+    assert learner.captured == 2 and learner.plain == 2 * (WARM + 1)
+    learner.steps.forget()
+    learner.weight.zero_()
+    taught(learner, 8, torch.ones(1))
+    assert learner.captured == 3
+
+
+def fails(learner, given):
+    raise RuntimeError("out of memory")
+
+
+def does_nothing(learner, given):
+    return learner.weight.sum()[None]
+
+
+def tells_nothing(learner, given):
+    learner.weight += 0.5 * (given.x - learner.weight)
+    return torch.zeros(1)
+
+
+@pytest.mark.parametrize("spoil", [fails, does_nothing, tells_nothing])
+def test_a_recording_that_fails_or_does_other_things_is_not_used(monkeypatch, caplog, spoil):
+    learner = Learner(monkeypatch, spoil)
+    taught(learner, 12)
+    assert learner.captured == 1 and learner.plain == 12 and "cannot be recorded" in caplog.text
+
+
+def test_steps_that_wait_are_not_recorded(monkeypatch, caplog):
+    learner = Learner(monkeypatch)
+    monkeypatch.setattr(recorded, "waiting", lambda work, given: (work(given), "called a synchronizing operation"))
+    taught(learner, 12)
+    assert learner.captured == 0 and learner.plain == 12 and "synchronizing" in caplog.text
 
 
 def test_a_replay_with_other_numbers_is_told():

@@ -59,6 +59,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
         index, _, field = key.partition(".")
         state.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, own in optimizer.state.items():  # a fused optimiser wants them in memory as the parameter is
+        for field, value in own.items():
+            if value.shape == parameter.shape:
+                own[field] = torch.empty_like(parameter).copy_(value)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -222,7 +222,7 @@ class Trainer:
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         dataset.hold(torch.device(device))
         self._drawn = Ahead(self._draw, device)
-        self._run = RecordedSteps(self._learn, self._drawn.settle) if recordable else self._learn
+        self._run = RecordedSteps(self._learn, self._moving, self._drawn.settle) if recordable else self._learn
         self.step_number = 0
         self.images_seen = 0
         self.augment = config.augment
@@ -255,6 +255,13 @@ class Trainer:
         augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
         shares = torch.tensor([self._ramp(self.config.adversarial), self._ramp(self.config.raw)]).to(self.device)
         return Given(batch, augment, self._noise(random, 2, size, *shape)[:, rows], shares)
+
+    def _moving(self) -> list[Tensor]:
+        """All that `_learn` changes, the averaged generator not among it."""
+        tensors = [x.detach() for network in (self.generator, self.discriminator) for x in network.state_dict().values()]
+        for optimizer in self.optimizers.values():
+            tensors += [x for own in optimizer.state.values() for x in own.values()]
+        return tensors + [norm.value for norm in self.norms.values() if norm.value is not None]
 
     def _learn(self, given: Given) -> Tensor:
         """The work of a step on the device, which nothing in it waits for -> the first of FIGURES."""
