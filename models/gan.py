@@ -167,9 +167,12 @@ class AnyGAN(nn.Module):
     def device(self) -> torch.device:
         return next(self.generator.parameters()).device
 
-    def rows_at_once(self, wish: int | None) -> int:
-        """How many rows to run at a time: as many as are wished for, or as a GPU or a CPU is fast with."""
-        return wish or (16 if self.device.type == "cpu" else 64)
+    def rows_at_once(self, wish: int | None, drawing: bool = False) -> int:
+        """How many rows to run at a time: as many as are wished for, or as a GPU or a CPU is fast with; a CPU draws no more than
+        its cache holds."""
+        if self.device.type != "cpu":
+            return wish or 64
+        return min(wish or 16, self.at_once) if drawing else wish or 16
 
     @property
     def at_once(self) -> int:
@@ -354,9 +357,7 @@ class GAN(AnyGAN):
             shifts = source.get("style_shift"), source.get("sketch_shift")
             return self._run(self._paint, source["z"], psi, *text[:5], choice, *text.layout, *shifts, transparent=transparent)
 
-        size = self.rows_at_once(batch_size)
-        if self.device.type == "cpu":
-            size = min(size, self.at_once)
+        size = self.rows_at_once(batch_size, drawing=True)
         images, styles, looks = in_parts(draw, len(latent), size, progress, self.recordings.forget)
         return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
 

@@ -70,6 +70,17 @@ def test_condition_takes_and_repeats_prompts():
     assert torch.equal(twice.pooled, c.pooled[[0, 0, 1, 1, 2, 2]]) and torch.equal(twice.mask[1], c.mask[0])
 
 
+def test_a_prompt_that_repeats_the_one_before_it_is_told_once():
+    a, b = (Condition(torch.full((1, 2, 3), x), torch.full((1, 3), x), torch.ones(1, 2, dtype=torch.bool)) for x in (1.0, 2.0))
+    other = Condition(a.tokens + 1, a.pooled, a.mask)  # alike in its pooled state alone
+    shorter = Condition(a.tokens, a.pooled, torch.tensor([[True, False]]))
+    told, which = Condition.cat([a, a, b, a, other, other, a, shorter]).distinct()
+    assert which.tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
+    assert told.tokens[:, 0, 0].tolist() == [1, 2, 1, 2, 1, 1] and told.mask[:, 1].tolist() == [True] * 5 + [False]
+    alone, which = a.distinct()
+    assert len(alone) == 1 and which.tolist() == [0]
+
+
 def test_conditions_of_different_lengths_are_joined_with_zeros():
     a, b = condition([2]), condition([4, 3])
     c = Condition.cat([a, b])

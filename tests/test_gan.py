@@ -173,6 +173,38 @@ def test_scores_keep_realism_and_alignment_apart():
         gan.score(images, condition(2))
 
 
+def test_a_prompt_is_read_once_for_all_its_pictures(monkeypatch):
+    gan, words, read = small_gan(), condition(2), []
+    plain = gan.generator.read
+    monkeypatch.setattr(gan.generator, "read", lambda tokens, *rest: read.append(len(tokens)) or plain(tokens, *rest))
+    both, _ = gan.generate(words.repeat(3), gan.sample_z(0, 6))
+    assert read == [2]
+    again, _ = gan.generate(words.repeat(3), gan.sample_z(0, 6))
+    assert read == [2] and torch.equal(again, both)
+    for i in range(2):
+        alone, _ = gan.generate(words[i].repeat(3), gan.sample_z(0, 6)[3 * i : 3 * i + 3])
+        assert torch.allclose(alone, both[3 * i : 3 * i + 3], atol=1e-5)
+    assert read == [2, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["text.to_text.weight", "scales.1.conv0.weight"])
+def test_what_was_read_is_not_kept_when_weights_change(name):
+    gan, words, z = small_gan(), condition(1), small_gan().sample_z(0, 1)
+    before, _ = gan.generate(words, z)
+    gan.generator.get_parameter(name).mul_(-1)
+    after, _ = gan.generate(words, z)
+    fresh = small_gan()
+    fresh.load_state_dict(gan.state_dict())
+    assert not torch.allclose(after, before, atol=1e-3) and torch.equal(after, fresh.generate(words, z)[0])
+    setattr(gan.generator.text.to_text, "weight", torch.nn.Parameter(torch.zeros_like(gan.generator.text.to_text.weight), False))
+    assert not torch.allclose(gan.generate(words, z)[0], after, atol=1e-3)
+    gan.requires_grad_(True)  # it may be learning, and a fused optimiser counts no versions
+    gan.generate(words, z)
+    gan.generator.text.to_text.weight.data.fill_(0.1)
+    fresh.load_state_dict(gan.state_dict())
+    assert torch.equal(gan.generate(words, z)[0], fresh.generate(words, z)[0])
+
+
 def test_best_sorts_by_total():
     scores = Scores(torch.tensor([0.0, 3.0, 1.0]), torch.tensor([0.0, -5.0, 1.0]))
     assert scores.best(2).tolist() == [2, 0]

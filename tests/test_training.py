@@ -22,7 +22,7 @@ from llm_gan.models.training.dataset import build_dataset
 from llm_gan.models.training.encoder import EncoderTraining, draw_kinds, train_encoder, train_encoder_folder
 from llm_gan.models.training.log import RunLog
 from llm_gan.models.training.losses import contrast, finite_difference_penalty, hinge_discriminator, relativistic
-from llm_gan.models.training.state import read_state
+from llm_gan.models.training.state import load_optimizer, optimizer_tensors, read_state
 from llm_gan.models.training.trainer import Trainer, TrainingConfig, train
 
 WIDTH, RESOLUTION = 24, 16
@@ -322,6 +322,17 @@ def share_of_a_run(rank, folder, cache, config):
     if rank == 0:
         save_file({k: v.contiguous() for k, v in trainer.generator.state_dict(prefix="generator.").items()}, cache / "two.safetensors")
     torch.distributed.destroy_process_group()
+
+
+def test_what_an_optimiser_remembers_lies_in_memory_as_its_weights_do():
+    weights = [torch.nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)) for _ in range(2)]
+    before, after = (torch.optim.Adam([weight], fused=True) for weight in weights)
+    weights[0].grad = torch.randn(4, 3, 2, 2)
+    before.step()
+    load_optimizer(after, {name: value.contiguous() for name, value in optimizer_tensors("", before).items()})
+    for name, value in after.state[weights[1]].items():
+        assert torch.equal(value, before.state[weights[0]][name])
+        assert value.ndim == 0 or value.stride() == weights[1].stride()
 
 
 def test_presets_follow_the_size_of_the_folder():

@@ -107,9 +107,7 @@ class PublishedGAN(AnyGAN):
                 styles = styles + part.style_shift[:, 0].to(self.device)
             return from_network(self.generator.synthesize(styles, psi)), styles
 
-        size = self.rows_at_once(batch_size)
-        if self.device.type == "cpu":
-            size = min(size, self.at_once)
+        size = self.rows_at_once(batch_size, drawing=True)
         images, styles = in_parts(draw, len(latent), size, progress, lambda: None)
         return images, replace(latent, styles=styles, looks=styles.new_zeros(len(styles), 0))
 

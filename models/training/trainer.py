@@ -237,7 +237,7 @@ class Trainer:
         given = self._given()
         self._schedule()
         # All at once, and last: a GPU that is asked for a number between has nothing to do until the next work arrives.
-        numbers = self._run(given).tolist()
+        numbers = self._run(given).cpu().tolist()
         self.step_number += 1
         self.images_seen += self.config.batch_size * self.world
         self._average()
@@ -332,10 +332,10 @@ class Trainer:
         return self.dataset.draw(self.config.batch_size * self.world, random, self._rows, self.device), random
 
     def _noise(self, random: torch.Generator, *shape: int) -> Tensor:
-        """N(0,I) of this shape, drawn where it is used: millions of numbers take a CPU longer than a GPU takes for the step."""
-        if torch.device(self.device).type != "cpu":
+        """N(0,I) of this shape; by a GPU, since millions of numbers take a CPU longer than a GPU takes for the step."""
+        if torch.device(self.device).type == "cuda":
             random = torch.Generator(self.device).manual_seed(random.initial_seed())
-        return torch.randn(shape, generator=random, device=self.device)
+        return torch.randn(shape, generator=random, device=random.device).to(self.device)
 
     def _train_discriminator(self, given: Given, real_view, fake_view, real_features, fake_features) -> list[Tensor]:
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
