@@ -187,6 +187,8 @@ def test_a_quick_run_reports_every_part(report):
         (16, "LLM-GAN"), (16, "Reads"), (32, "LLM-GAN"), (32, "Reads"), (32, "Draws"),
     ]  # fmt: skip
     assert json.loads((out / "benchmark.json").read_text("utf-8"))["threads"] == torch.get_num_threads()
+    found = {layer.name: layer.flops for layer in result["limit"][-1]["layers"]}
+    assert found["scales.1.conv0"] > 0 and all(count >= 0 for count in found.values())
 
 
 def test_rivals_that_are_not_installed_are_named(report):

@@ -132,12 +132,25 @@ def layers(network: nn.Module, names: list[str], work: Callable[[], object], rou
     finally:
         for hook in hooks:
             hook.remove()
+    counts = {name: 0 for name in names}
     with _counter() as counter:
-        work()
-    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    found = [Layer(name, spent[name] / rounds, counts.get(f"{type(network).__name__}.{name}", 0)) for name in names]
+
+        def tally(name: str, sign: int) -> Callable:
+            def add(*_) -> None:
+                counts[name] += sign * counter.get_total_flops()
+
+            return add
+
+        hooks = [module.register_forward_pre_hook(tally(name, -1)) for name, module in zip(names, modules)]
+        hooks += [module.register_forward_hook(tally(name, 1)) for name, module in zip(names, modules)]
+        try:
+            work()
+        finally:
+            for hook in hooks:
+                hook.remove()
+    found = [Layer(name, spent[name] / rounds, counts[name]) for name in names]
     rest = total - sum(layer.seconds for layer in found)
-    return [*found, Layer("between them", rest, counts["Global"] - sum(layer.flops for layer in found))]
+    return [*found, Layer("between them", rest, counter.get_total_flops() - sum(layer.flops for layer in found))]
 
 
 def child(code: str, *arguments: str, threads: int) -> tuple[float, list[str]]:
