@@ -69,6 +69,8 @@ def train_folder(
         if resolution not in (None, start.resolution):
             raise ValueError(f"The run in {run} draws {start.resolution} px, not {resolution}: resume it with that.")
         resolution = start.resolution
+    if torch.device(device).type == "cuda":
+        settings = {"bf16": torch.cuda.is_bf16_supported()} | (settings or {})
     resolution = 64 if resolution is None else resolution
     shape = GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
     examples, skipped = read_training(data)
