@@ -330,9 +330,9 @@ class GAN(AnyGAN):
         """condition [N], latent [N] or its z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent as drawn.
 
         `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs at most `batch_size` at a
-        time (as many as are fast on the device), on a CPU as many as its cache holds; what does not fit the device's memory is tried again in halves. `progress(done, total)`
-        is called after every part and may raise to stop. Raises ValueError where condition, latent, truncation or
-        `transparent` does not fit, or there is nothing to draw.
+        time (as many as are fast on the device), on a CPU no more than its cache holds; what does not fit the device's memory is
+        tried again in halves. `progress(done, total)` is called after every part and may raise to stop. Raises ValueError where
+        condition, latent, truncation or `transparent` does not fit, or there is nothing to draw.
         """
         if isinstance(latent, Tensor):
             latent = Latent(latent)

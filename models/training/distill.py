@@ -38,7 +38,9 @@ class Lessons(Dataset):
 
     teacher: Generator
 
-    def draw(self, batch: int, generator: torch.Generator, rows: slice = slice(None), device: torch.device | str = "cpu") -> Batch:
+    def draw(
+        self, batch: int, generator: torch.Generator, rows: slice = slice(None), device: torch.device | str = "cpu"
+    ) -> Batch:
         drawn = super().draw(batch, generator, rows, device)
         with torch.no_grad():
             images = self.teacher(drawn.z, drawn.tokens, drawn.pooled, drawn.mask, layout=drawn.layout)
