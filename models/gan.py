@@ -18,7 +18,7 @@ from .layout import Layout
 from .linear import without_tf32
 from .pictures import from_network, to_network
 from .recorded import Recordings
-from .tensors import each
+from .tuples import each
 
 CACHED = 2**24  # bytes of one layer's activations that stay in a CPU's cache: pictures drawn by more at once take longer each
 PINNED = 2**28  # bytes of results that a GPU may write to by itself: such memory is never given back to the system

@@ -11,7 +11,7 @@ from .encoder import find
 from .gan import GAN, Latent, check_ours, in_parts
 from .generator import Text
 from .pictures import from_network, on_white, to_network
-from .tensors import each
+from .tuples import each
 from .training.losses import feature_distances
 
 # Adam's step of each part: one of the sketch's entries moves a few pixels, one of a style all of them.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .derived import Weights
-from .tensors import each
+from .tuples import each
 
 log = logging.getLogger(__name__)
 

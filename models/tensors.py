@@ -1,22 +1,12 @@
-"""Tensors that belong together: in NamedTuples, and in files, which are complete or not there at all."""
+"""Files of tensors, complete or not there at all."""
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-
-def each(work: Callable[..., Any], *given: Any) -> Any:
-    """The NamedTuple of what `work` makes of the tensors in one, or of those in the same places of several; None stays."""
-    if given[0] is None:
-        return None
-    if isinstance(given[0], Tensor):
-        return work(*given)
-    return type(given[0])(*(each(work, *parts) for parts in zip(*given)))
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
