@@ -11,8 +11,8 @@ from .encoder import find
 from .gan import GAN, Latent, check_ours, in_parts
 from .generator import Text
 from .pictures import from_network, on_white, to_network
-from .tuples import each
 from .training.losses import feature_distances
+from .tuples import each
 
 # Adam's step of each part: one of the sketch's entries moves a few pixels, one of a style all of them.
 RATES = {"z": 0.02, "style_shift": 0.01, "sketch_shift": 0.04}

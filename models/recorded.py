@@ -106,11 +106,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @contextmanager
-def _without_waiting() -> Iterator[None]:
-    """RuntimeError for what would wait for the GPU, as a copy from ordinary memory does: the end of any recording, after which
-    torch before 2.12 could neither give memory back nor draw random numbers."""
+def _noticing_waits(mode: str) -> Iterator[None]:
+    """A RuntimeError ("error") or a warning ("warn") for what would wait for the GPU, as a copy from ordinary memory does: the end
+    of any recording, after which torch before 2.12 could neither give memory back nor draw random numbers."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode(mode)
     try:
         yield
     finally:
@@ -126,7 +126,7 @@ def record(work: Callable[..., Tensors], inputs: Tensors, pool: tuple) -> Callab
         stream, graph = _stream(inputs[0].device), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            with _without_waiting():
+            with _noticing_waits("error"):
                 expected = work(*own)  # here the libraries choose their kernels, which they could not while recording
             stream.synchronize()
             graph.capture_begin(pool, capture_error_mode="thread_local")
@@ -232,14 +232,10 @@ def _aside(device: torch.device) -> Iterator[None]:
 
 def waiting(work: Callable[[T], Tensor], given: T) -> tuple[Tensor, str]:
     """`work(given)`, and where it waits for the GPU, if it does: that would be the end of any recording."""
-    before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
+        with _noticing_waits("warn"):
             figures = work(given)
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
     waits = [str(warning.message) for warning in found if "called a synchronizing" in str(warning.message)]
     return figures, waits[0] if waits else ""
 

@@ -30,9 +30,7 @@ OURS = "LLM-GAN"
 PROMPTS = ("a red heart on white", "a green apple on blue", "a happy dog on grass", "a small house at night")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 DEMO = ("一张包含猫和狗的图像", "a red heart")  # the prompts of `make demo`
-RATE_BATCH = 16
-SIDE = 2048  # of the matrices whose product is the yardstick,
-GPU_BATCH, GPU_SIDE = 64, 8192  # and on a GPU
+SIDE, GPU_SIDE = 2048, 8192  # of the matrices whose product is the yardstick, on a CPU and on a GPU
 SCORED = 64
 VERSIONS = ("torch", "transformers", "diffusers", "pytorch-pretrained-biggan", "lightweight-gan")
 
@@ -233,7 +231,7 @@ def limit(gan: GAN, model: LanguageModel, budget: dict) -> dict:
     """Operations a second of the generator, the prompt read, of a large matrix product and of a large convolution; where the time
     goes on a CPU, and on a GPU how much longer fp32 takes."""
     on_gpu = gan.device.type == "cuda"
-    count, side = (GPU_BATCH, GPU_SIDE) if on_gpu else (min(RATE_BATCH, gan.at_once), SIDE)
+    count, side = gan.rows_at_once(None, drawing=True), GPU_SIDE if on_gpu else SIDE
     draw, replay = drawing(gan, model, count)
     a, b = (torch.randn(side, side, device=gan.device).to(gan.dtype) for _ in range(2))
     x = torch.randn(count, 256, 32, 32, device=gan.device).to(gan.dtype, memory_format=torch.channels_last)

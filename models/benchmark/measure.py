@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -106,51 +107,39 @@ class Layer(NamedTuple):
 def layers(network: nn.Module, names: list[str], work: Callable[[], object], rounds: int) -> list[Layer]:
     """What each of the modules `names` of `network`, none within another, takes of `work`; last what is in none of them."""
     clock = time.process_time if processor_time() else time.perf_counter
-    spent = {name: 0.0 for name in names}
-    began: dict[str, float] = {}
 
-    def before(name: str) -> Callable:
-        def start(*_) -> None:
-            synchronise()
-            began[name] = clock()
-
-        return start
-
-    def after(name: str) -> Callable:
-        def stop(*_) -> None:
-            synchronise()
-            spent[name] += clock() - began[name]
-
-        return stop
+    def now() -> float:
+        synchronise()
+        return clock()
 
     work()
-    modules = [network.get_submodule(name) for name in names]
-    hooks = [module.register_forward_pre_hook(before(name)) for name, module in zip(names, modules)]
-    hooks += [module.register_forward_hook(after(name)) for name, module in zip(names, modules)]
-    try:
+    with _metered(network, names, now) as spent:
         total = sum(seconds(work) for _ in range(rounds)) / rounds
-    finally:
-        for hook in hooks:
-            hook.remove()
-    counts = {name: 0 for name in names}
-    with _counter() as counter:
-
-        def tally(name: str, sign: int) -> Callable:
-            def add(*_) -> None:
-                counts[name] += sign * counter.get_total_flops()
-
-            return add
-
-        hooks = [module.register_forward_pre_hook(tally(name, -1)) for name, module in zip(names, modules)]
-        hooks += [module.register_forward_hook(tally(name, 1)) for name, module in zip(names, modules)]
-        try:
-            work()
-        finally:
-            for hook in hooks:
-                hook.remove()
+    with _counter() as counter, _metered(network, names, counter.get_total_flops) as counts:
+        work()
     found = [Layer(name, spent[name] / rounds, counts[name]) for name in names]
     rest = total - sum(layer.seconds for layer in found)
     return [*found, Layer("between them", rest, counter.get_total_flops() - sum(layer.flops for layer in found))]
+
+
+@contextmanager
+def _metered(network: nn.Module, names: list[str], meter: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """Of each of the modules `names`, how far `meter` goes on while it runs."""
+    passed = dict.fromkeys(names, 0)
+
+    def add(name: str, sign: int) -> Callable:
+        def note(*_) -> None:
+            passed[name] += sign * meter()
+
+        return note
+
+    hooks = [network.get_submodule(name).register_forward_pre_hook(add(name, -1)) for name in names]
+    hooks += [network.get_submodule(name).register_forward_hook(add(name, 1)) for name in names]
+    try:
+        yield passed
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def child(code: str, *arguments: str, threads: int) -> tuple[float, list[str]]:

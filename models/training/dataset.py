@@ -152,15 +152,15 @@ class Dataset:
             true = {subject.caption} | (self._captions(pictures[0]) if len(pictures) == 1 else set())
             wrong.append([other not in true for other in others])
         fixed = torch.device(device).type == "cuda"
-        layout = Layout.stack(layouts, MAX_THINGS if fixed and self.scenes else 1)
+        layout = Layout.stack(layouts, MAX_THINGS if fixed else 1) if self.scenes else None
         images = self._images(shown, layout, device)
         contrast = self.pooled[others], torch.tensor(wrong)
         condition = self.condition(captions, self.longest if fixed else 1)
-        return Batch(images, *condition, z[rows], *contrast, layout if self.scenes else None).to(device)
+        return Batch(images, *condition, z[rows], *contrast, layout).to(device)
 
-    def _images(self, shown: list[list[int]], layout: Layout, device: torch.device | str) -> Tensor:
+    def _images(self, shown: list[list[int]], layout: Layout | None, device: torch.device | str) -> Tensor:
         """These pictures, or what they make where there are scenes; made on `device`, to which they pass as the bytes they are."""
-        if not self.scenes:
+        if layout is None:
             return self.pictures[[own for own, in shown]].to(device).float().div(127.5).sub(1)
         most = layout.boxes.shape[1]
         places = [pictures[i] if i < len(pictures) else 0 for pictures in shown for i in range(most)]

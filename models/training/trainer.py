@@ -134,7 +134,8 @@ PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000
 
 class Given(NamedTuple):
     """All that a step takes from outside: the batch, and once the discriminator plays how both of its pictures are augmented, the
-    noise [2,B,3,R,R] of its penalty, and the shares [2] that the two discriminators have in the generator's step."""
+    noise [2,B/4,3,R,R] of its penalty, which every fourth picture bears, and the shares [2] that the two discriminators have in
+    the generator's step."""
 
     batch: Batch
     augment: Augmentation | None
@@ -254,7 +255,7 @@ class Trainer:
         size, rows, shape = self.config.batch_size * self.world, self._rows, batch.images.shape[1:]
         augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
         shares = torch.tensor([self._ramp(self.config.adversarial), self._ramp(self.config.raw)]).to(self.device)
-        return Given(batch, augment, self._noise(random, 2, size, *shape)[:, rows], shares)
+        return Given(batch, augment, self._noise(random, 2, size, *shape)[:, rows][:, ::4], shares)
 
     def _moving(self) -> list[Tensor]:
         """All that `_learn` changes, the averaged generator not among it."""
@@ -352,7 +353,7 @@ class Trainer:
         views = torch.cat([real_view[::4], fake_view[::4]])
         text = batch.pooled[::4].repeat(2, 1)
         with torch.autocast(views.device.type, enabled=False):  # bf16 would swallow the difference
-            penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*given.noise[:, ::4]]))
+            penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*given.noise]))
         self._update(
             "discriminator",
             self.trained,
