@@ -17,8 +17,7 @@ from llm_gan.models.checkpoint import load_gan, save_gan
 from llm_gan.models.cli import main
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import RGB_GAIN, GeneratorConfig, ToRGB
-from llm_gan.models.language.catalogue import resolve
-from llm_gan.models.language.model import LanguageModel, _Tokenizer, _bos
+from llm_gan.models.language.model import LanguageModel
 
 from test_gan import SMALL, condition, small_gan
 from test_language import save_tiny
@@ -64,21 +63,6 @@ def test_fewer_pictures_at_once_on_a_cpu_are_the_same_pictures(monkeypatch):
     cut, _ = gan.generate(condition(5), z, progress=lambda done, total: parts.append(done))
     assert parts == [2, 4, 5]
     assert torch.allclose(whole, cut, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
-def test_a_tokenizer_read_once_is_the_one_that_transformers_reads(name):
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        folder = resolve(name)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    ours, theirs = _Tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    for text in ("a red heart", "猫 和 🍎 naïve  x\n", "<bos><eos> <start_of_turn>user", "<|im_start|>user\nhi<|im_end|>", ""):
-        assert ours(text).input_ids == theirs(text).input_ids
-    special = [{i for i, token in kind.added_tokens_decoder.items() if token.special} for kind in (ours, theirs)]
-    assert special[0] == special[1] and _bos(ours) == _bos(theirs) and ours.unk_token_id == theirs.unk_token_id
 
 
 # -------------------------------------------------------------------------------------------------------- measuring

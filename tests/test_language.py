@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 import shutil
 import struct
 import subprocess
@@ -15,11 +16,12 @@ import pytest
 import torch
 
 from llm_gan.models.condition import ConditionCache
-from llm_gan.models.language import expand
+from llm_gan.models.language import expand, gguf
 from llm_gan.models.language.catalogue import find_language_models, resolve
 from llm_gan.models.language.decoder import Decoder, DecoderConfig, Matrix, Place
 from llm_gan.models.language.gguf import convert_gguf, conversion_record
-from llm_gan.models.language.model import LanguageModel, TransformersDecoder, choose_dtype
+from llm_gan.models.language.model import LanguageModel, TransformersDecoder, _bos, choose_dtype
+from llm_gan.models.language.tokenizer import PIECES, Tokenizer
 
 PROMPTS = ["red apple", "一张包含猫和狗的图像", "a cat and a dog sitting on a red sofa in the evening sun, watercolour", "",
            "smiling face with sunglasses, 3D style", "狗脸"]
@@ -627,6 +629,68 @@ def test_inference_mode_around_it_changes_nothing(tiny, tiny_folder):
     weight = torch.ones(32, requires_grad=True)
     (inside.pooled * weight).sum().backward()  # conditions may train a generator
     assert weight.grad is not None
+
+
+# ---------------------------------------------------------------------------------------------------- tokenizers
+
+
+def texts_of(tokens, count=2_000):
+    """Texts that try a tokenizer: its tokens side by side, repeated and cut, with spaces, and characters that it lacks."""
+    choose = random.Random(1)
+    for _ in range(count):
+        words = [choose.choice(tokens) for _ in range(choose.randint(1, 4))] + [" ", choose.choice("aé猫🍎\n▁\0")]
+        yield "".join(choose.choice(words)[:choose.randint(1, 4)] for _ in range(choose.randint(1, 30)))
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_pieces_join_as_the_tokenizers_library_joins_them(tmp_path, prefix):
+    """Pieces of equal score and pieces that join in two ways among them."""
+    from tokenizers import Tokenizer as Library
+
+    pieces = ["▁", "a", "b", "c", "aa", "ab", "aaa", "ba", "aba", "▁a", "▁▁", "aab", "bc", "abc", "猫", "b▁"]
+    tokens = ["<unk>", "<s>", "<b>", "<b>a", "cc", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
+    kinds = {"<unk>": 2, "<s>": 3, "<b>": 4, "<b>a": 4, "cc": 4}
+    types = np.array([kinds.get(token, 6 if token.startswith("<0x") else 1) for token in tokens])
+    scores = np.random.default_rng(0).integers(-5, 0, len(tokens)).astype(np.float32)
+    files = gguf._tokenizer({"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, "tokenizer.ggml.model": "llama",
+                             "tokenizer.ggml.scores": scores, "tokenizer.ggml.add_space_prefix": prefix}, {"bos_token_id": 1})
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    theirs = Library.from_file(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer(tmp_path)
+    (tmp_path / PIECES).unlink()
+    same = Tokenizer(tmp_path)
+    seen = set()
+    for text in texts_of([token for token in tokens if not token.startswith("<0x")]):
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert ours(text).input_ids == ids == same(text).input_ids, text
+        seen.update(ids)
+    assert {tokens.index(token) for token in ("<s>", "<b>a", "cc", "aba", "abc", "<0x00>")} <= seen
+    assert ours.bos_token_id == same.bos_token_id == 1
+    assert ours.added_tokens_decoder.keys() == same.added_tokens_decoder.keys() == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
+def test_a_tokenizer_is_the_one_that_transformers_reads(name):
+    from transformers import PreTrainedTokenizerFast
+
+    folder = resolve(installed(name))
+    assert (folder / PIECES).exists() == (name == "gemma-3-270m")
+    ours, theirs = Tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    vocabulary = list(theirs.get_vocab())
+    for text in (*PROMPTS, "naïve  🍎 x\n", "<bos><eos> <start_of_turn>user", "<|im_start|>user\nhi<|im_end|>", *texts_of(vocabulary)):
+        assert ours(text).input_ids == theirs(text, add_special_tokens=False).input_ids, text
+    special = [{i for i, token in kind.added_tokens_decoder.items() if token.special} for kind in (ours, theirs)]
+    assert special[0] == special[1] and _bos(ours) == _bos(theirs) and ours.unk_token_id == theirs.unk_token_id
+
+
+def test_damaged_pieces_are_refused_in_one_sentence(tmp_path, gguf_file):
+    folder = resolve(gguf_file, tmp_path)
+    for damage in ("", "[]", '{"tokens": ["a"], "order": [], "added": [], "prefix": ""}', '{"tokens": 3}'):
+        (folder / PIECES).write_text(damage)
+        with pytest.raises(ValueError, match="tokenizer in .* cannot be read") as error:
+            LanguageModel.load(folder)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 # ----------------------------------------------------------------------------------------------- the real models

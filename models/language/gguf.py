@@ -24,10 +24,12 @@ from typing import Any, Callable, Iterator
 import numpy as np
 import torch
 
+from .tokenizer import PIECES
+
 log = logging.getLogger(__name__)
 
 # Raised whenever the folders written here change, so that older ones are made anew.
-CONVERTER = 1
+CONVERTER = 2
 RECORD = "conversion.json"
 
 _CHUNK = 4 * 2**20  # numbers dequantised at a time
@@ -61,7 +63,7 @@ def convert_gguf(source: Path, folder: Path, *, name: str | None = None, origin:
         try:
             header = _read_header(data)
             config, tensors = _plan(header, data)
-            tokenizer, tokenizer_config = _tokenizer(header.metadata, config)
+            files = {"config.json": config} | _tokenizer(header.metadata, config)
         except (struct.error, IndexError, UnicodeDecodeError) as error:
             raise ValueError(f"{source.name} is not a GGUF file, or was cut short or is damaged: fetch it "
                              "again.") from error
@@ -69,11 +71,9 @@ def convert_gguf(source: Path, folder: Path, *, name: str | None = None, origin:
             raise ValueError(f"{source.name} cannot be used: {error}") from error
         partial.mkdir()
         try:
-            _write_json(partial / "config.json", config)
-            _write_json(partial / "tokenizer.json", tokenizer)
-            _write_json(partial / "tokenizer_config.json", tokenizer_config)
-            _write_json(partial / RECORD, {"converter": CONVERTER, "origin": origin or source_digest(source),
-                                           "name": name or folder.name})
+            files[RECORD] = {"converter": CONVERTER, "origin": origin or source_digest(source), "name": name or folder.name}
+            for file_name, value in files.items():
+                _write_json(partial / file_name, value)
             _write_safetensors(partial / "model.safetensors", tensors, config["torch_dtype"], data)
             _publish(partial, folder)
         finally:
@@ -127,7 +127,8 @@ def _sweep(folder: Path) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=None if path.name == "tokenizer.json" else 2), "utf-8")
+    indent = None if path.name in ("tokenizer.json", PIECES) else 2
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=indent), "utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------------- header
@@ -428,8 +429,8 @@ def _write_safetensors(path: Path, weights: dict[str, _Weight], dtype: str, data
 # -------------------------------------------------------------------------------------------------------- tokenizer
 
 
-def _tokenizer(metadata: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """tokenizer.json (as the `tokenizers` library reads it) and tokenizer_config.json."""
+def _tokenizer(metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer.json (as the `tokenizers` library reads it), tokenizer_config.json and what `SentencePieces` are made of."""
     tokens = metadata["tokenizer.ggml.tokens"]
     types = metadata.get("tokenizer.ggml.token_type")
     if not isinstance(types, np.ndarray) or len(types) != len(tokens) or len(set(tokens)) != len(tokens):
@@ -452,28 +453,42 @@ def _tokenizer(metadata: dict[str, Any], config: dict[str, Any]) -> tuple[dict[s
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         tokenizer_config["chat_template"] = template
-    return tokenizer, tokenizer_config
+    files = {"tokenizer.json": tokenizer, "tokenizer_config.json": tokenizer_config}
+    if kind == "llama" and all(f"<0x{byte:02X}>" in tokenizer["model"]["vocab"] for byte in range(256)):
+        files[PIECES] = {"tokens": tokens, "order": _order(metadata, tokens, types),
+                         "added": [(token["id"], token["special"]) for token in added], "prefix": _prefix(metadata)}
+    return files
+
+
+def _order(metadata: dict[str, Any], tokens: list[str], types: np.ndarray) -> list[int]:
+    """The ids of the pieces that others may be joined to, by falling score."""
+    scores = metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
+        raise ValueError("its vocabulary has no scores: fetch it again.")
+    joins = ~np.isin(types, (_CONTROL, _USER_DEFINED, _BYTE))
+    order = np.argsort(-scores, kind="stable")
+    return order[joins[order]].tolist()
+
+
+def _prefix(metadata: dict[str, Any]) -> str:
+    return "▁" if metadata.get("tokenizer.ggml.add_space_prefix", True) else ""
 
 
 def _sentencepiece(metadata: dict[str, Any], tokens: list[str], types: np.ndarray) -> dict[str, Any]:
     """SentencePiece BPE: pieces joined by falling score, unknown characters as bytes."""
-    scores = metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
-        raise ValueError("its vocabulary has no scores: fetch it again.")
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    pieces = {token for token, kind in zip(tokens, types.tolist()) if kind not in (_CONTROL, _USER_DEFINED, _BYTE)}
+    order = _order(metadata, tokens, types)
+    pieces = {tokens[i] for i in order}
     merges = []
-    for i in np.argsort(-scores, kind="stable").tolist():
-        piece = tokens[i]
-        if piece in pieces:
-            splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-            merges += sorted((pair for pair in splits if pair[0] in pieces and pair[1] in pieces),
-                             key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+    for piece in (tokens[i] for i in order):
+        splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        merges += sorted((pair for pair in splits if pair[0] in pieces and pair[1] in pieces),
+                         key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     decoders = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
                 {"type": "Fuse"}]
-    if metadata.get("tokenizer.ggml.add_space_prefix", True):
-        spaces = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]}
+    if prefix := _prefix(metadata):
+        spaces = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": prefix}, spaces]}
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     if not isinstance(unknown, int) or not 0 <= unknown < len(tokens):

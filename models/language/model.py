@@ -11,7 +11,6 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
@@ -22,6 +21,7 @@ from ..recorded import Recordings
 from .decoder import Decoder, DecoderConfig
 from .expand import accept, generate, keeping, writing_prompt
 from .gguf import conversion_record
+from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
         # Made under inference mode, weights could neither be moved outside of it nor patched.
         with torch.inference_mode(False):
             record = conversion_record(folder)
-            tokenizer = _Tokenizer(folder) if record and not write else _load_tokenizer(folder)
+            tokenizer = _load_tokenizer(folder, write)
             model, reader = None, None if write else _load_decoder(folder, config, dtype)
             if reader is not None:
                 layers = reader.config.layers
@@ -302,28 +302,6 @@ class TransformersDecoder(nn.Module):
         return decoder(input_ids=ids, **keeping(decoder, cache)).last_hidden_state, cache
 
 
-class _Tokenizer:
-    """The tokenizer of a converted folder, with as much of transformers' interface as reading takes."""
-
-    def __init__(self, folder: Path):
-        from tokenizers import Tokenizer
-
-        try:
-            self._fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise ValueError(f"The tokenizer in {folder} cannot be read: {_sentence(error)}") from error
-        self.bos_token, self.unk_token = settings.get("bos_token"), settings.get("unk_token")
-        self.bos_token_id, self.unk_token_id = map(self.convert_tokens_to_ids, (self.bos_token, self.unk_token))
-        self.added_tokens_decoder = self._fast.get_added_tokens_decoder()
-
-    def __call__(self, text: str, add_special_tokens: bool = False) -> Any:
-        return SimpleNamespace(input_ids=self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
-
-    def convert_tokens_to_ids(self, token: str | None) -> int | None:
-        return None if token is None else self._fast.token_to_id(token)
-
-
 def default_layer(layers: int) -> int:
     return max(1, round(LAYER_FRACTION * layers))
 
@@ -389,17 +367,20 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     return text if isinstance(text, dict) else config
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    # The file as it stands: the model's own tokenizer class rebuilds it in some versions of transformers, and differs.
-    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+def _load_tokenizer(folder: Path, write: bool) -> Any:
+    converted = conversion_record(folder) is not None
     try:
-        if conversion_record(folder) is None:
-            tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        else:  # two files hold all of it, which `from_pretrained` would read several times over
+        if converted and not write:
+            return Tokenizer(folder)
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+        # The file as it stands: the model's own tokenizer class rebuilds it in some versions of transformers, and differs.
+        kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+        if converted:  # two files hold all of it, which `from_pretrained` would read several times over
             settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **settings)
+        else:
+            tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         # Some versions of transformers make an empty tokenizer where its files are missing.
         if len(set(tokenizer(_PROBE, add_special_tokens=False).input_ids)) < 10:
             raise ValueError("its files are missing or empty")
