@@ -7,6 +7,7 @@ over several of them can be written without end, and the pictures pasted togethe
 
 import hashlib
 import random
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from ..layout import Layout
 from .folder import Example
-from .sentences import CHINESE, ENGLISH, WHITE, Box, is_chinese, say
+from .sentences import CHINESE, ENGLISH, WHITE, Box, is_chinese, say, tinted
 
 MAX_THINGS = 3
 HELD_OUT = 0.05  # share of all pairs of things that never meet in a scene to train on
 STYLED = 0.25  # share of the scenes that name a style
-COMMON = 0.5  # and that are of common things: of the tenth with the shortest names
+COMMON = 0.5  # that are of common things: of the tenth with the shortest names,
+RELATED = 0.2  # and of things that have a keyword in common, which are named together and seldom are one
+KIND = 0.15  # share of the things that are of a kind: named by a keyword with which names end, as "evergreen tree" does
 FEWEST = 10  # names to compose of
 
 
@@ -47,15 +50,21 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
     """
     pick = random.Random(seed)
     names: dict[bool, dict[str, dict[str, str]]] = {False: {}, True: {}}  # whether Chinese -> name -> style -> styled caption
+    related: dict[bool, dict[str, set[str]]] = {False: {}, True: {}}  # -> keyword -> names
     for example in examples:
         for name in example.captions:
             known = names[is_chinese(name)].setdefault(name, {})
             known.update({example.style: text for text in example.styled if text.startswith(name) and example.style})
+            for keyword in example.keywords:
+                related[is_chinese(name)].setdefault(keyword, set()).add(name)
     languages = [chinese for chinese in names if len(names[chinese]) >= FEWEST]
     if not languages:
         raise ValueError("Scenes need ten things or more, each with a short English or Chinese name as its caption.")
     ordered = {chinese: sorted(names[chinese]) for chinese in languages}
     common = {chinese: sorted(own, key=len)[: max(len(own) // 10, FEWEST)] for chinese, own in ordered.items()}
+    differing = {chinese: tinted(CHINESE if chinese else ENGLISH, own) for chinese, own in ordered.items()}
+    kinds = {chinese: sorted(_endings(own) & related[chinese].keys() - set(own)) for chinese, own in ordered.items()}
+    groups = {chinese: [sorted(g) for _, g in sorted(related[chinese].items()) if len(g) > 1] for chinese in languages}
     scenes: dict[str, Scene] = {}
     for attempt in range(50 * count):
         if len(scenes) == count:
@@ -64,21 +73,33 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
         language = CHINESE if chinese else ENGLISH
         weights = [kind.weight if not held_out or len(kind.places) == 2 else 0 for kind in language.kinds]
         _, places, sentences = pick.choices(language.kinds, weights)[0]
-        among = common if pick.random() < COMMON else ordered
-        things = pick.sample(among[chinese], 1 + max(place for place, _ in places))
+        among = (common if pick.random() < COMMON else ordered)[chinese]
+        if groups[chinese] and not held_out and pick.random() < RELATED:
+            among = pick.choice(groups[chinese])
+        things = pick.sample(among, min(1 + max(place for place, _ in places), len(among)))
+        if kinds[chinese] and not held_out:
+            things = [pick.choice(kinds[chinese]) if pick.random() < KIND else thing for thing in things]
+        if len(set(things)) <= max(place for place, _ in places):
+            continue
         apart = [is_held_out(a, b) for i, a in enumerate(things) for b in things[:i]]
         if any(apart) != held_out or (held_out and len(things) < 2):
             continue
-        styles = sorted(set.intersection(*(set(names[chinese][thing]) for thing in things)))
+        styles = sorted(set.intersection(*(set(names[chinese].get(thing, {})) for thing in things)))
         captions, manner = things, ""
         if styles and pick.random() < STYLED:
             style = pick.choice(styles)
             captions = [names[chinese][thing][style] for thing in things]
             manner = captions[0].removeprefix(things[0])
-        said = say(language, pick.choice(sentences), things, manner, ordered[chinese], pick)
+        said = say(language, pick.choice(sentences), things, manner, ordered[chinese], differing[chinese], pick)
         if said is not None:
             scenes[said.text] = Scene(said.text, tuple(Thing(captions[i], box) for i, box in places), said.background)
     return list(scenes.values())
+
+
+def _endings(names: Iterable[str]) -> set[str]:
+    """What the names end with: of Chinese ones their last characters, of others their last words."""
+    chinese = {name[i:] for name in names if is_chinese(name) for i in range(1, len(name))}
+    return chinese | {name[i + 1 :] for name in names if not is_chinese(name) for i, c in enumerate(name) if c == " "}
 
 
 def paste(pictures: Tensor, opacity: Tensor, layout: Layout) -> Tensor:

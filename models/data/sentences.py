@@ -6,11 +6,12 @@ describe what they asked for. A reader learns what of all this says which things
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 TERSE = 0.3  # share of the sentences that are as short as can be: no article, and nothing of what follows
-ADJECTIVE = 0.12  # share of the things that have an adjective; it says nothing of what they are
+ADJECTIVE = 0.12  # share of the things that have an adjective,
+TINTED = 0.15  # and that have a colour, unless things of its kind differ by it; neither says what they are
 BARE = 0.3  # of the sentences that leave out articles,
 PLACED = 0.3  # that name what is behind the things: a colour, or a place that has one,
 ASKED = 0.12  # that say that a picture is asked for,
@@ -57,6 +58,7 @@ class Language(NamedTuple):
     one: Callable[[str, random.Random], str]  # a thing as it stands in a sentence
     many: Callable[[str], str | None]  # its plural, None where no rule finds it
     adjectives: tuple[str, ...]
+    tints: tuple[str, ...]  # colours as they stand before a thing
     colours: dict[str, tuple[int, int, int]]
     coloured: tuple[str, ...]  # {colour} is one of them
     grounds: dict[tuple[str, ...], tuple[int, int, int]]  # places, and the colour of each
@@ -80,11 +82,13 @@ class Language(NamedTuple):
 def _english_one(name: str, pick: random.Random) -> str:
     if name.endswith("s") and not name.endswith("ss") or not name[0].isalpha():
         return name
+    if pick.random() < 0.15:
+        return f"the {name}"
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _chinese_one(name: str, pick: random.Random) -> str:
-    return pick.choice(("一个", "一只", "一条", "一辆", "一朵", "", "", "", "")) + name
+    return f"一{pick.choice('个个只只条辆朵座棵本根把颗艘')}{name}" if pick.random() < 0.55 else name
 
 
 def _plural(name: str) -> str | None:
@@ -113,23 +117,27 @@ _BETWEEN = ((0, TOP), (1, BOTTOM_LEFT), (2, BOTTOM_RIGHT))
 
 ENGLISH = Language(
     kinds=(
-        Kind(6, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}", "{0} icon",
+        Kind(10, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}", "{0} icon",
                           "an icon of {0}", "{0} emoji", "an emoji of {0}", "there is {0}")),
         Kind(8, _SIDE_BY_SIDE, (*3 * ("{0} and {1}",), *3 * ("{0}, {1}",), "{0},{1}", "{0} with {1}", "{0} & {1}",
                                 "{0} + {1}", "{0} next to {1}", "{0} beside {1}", "{0} near {1}", "{0} by {1}",
                                 "a picture with {0} and {1}", "a picture of {0} and {1}", "{0} and {1} side by side",
                                 "{0} together with {1}", "{0} sitting next to {1}", "{0} standing beside {1}",
-                                "{0} playing with {1}", "{0} holding {1}", "there is {0} and {1}", "both {0} and {1}")),
+                                "{0} playing with {1}", "{0} holding {1}", "there is {0} and {1}", "both {0} and {1}",
+                                "{0} eating {1}", "{0} chasing {1}", "{0} looking at {1}", "{0} plus {1}", "{0} {1}", "{0s} and {1s}",
+                                "{0} and {1} together", "{0} flying to {1}", "{0} and a piece of {1}")),
         Kind(3, _SIDE_BY_SIDE, ("{0} left of {1}", "{0} to the left of {1}", "{0} on the left, {1} on the right",
                                 "{0} on the left and {1} on the right", "on the left {0}, on the right {1}")),
         Kind(3, _EXCHANGED, ("{0} right of {1}", "{0} to the right of {1}", "{0} on the right, {1} on the left",
                              "{0} on the right and {1} on the left", "on the right {0}, on the left {1}")),
         Kind(4, _ABOVE, ("{0} above {1}", "{0} over {1}", "{0} on top of {1}", "{0} at the top, {1} at the bottom",
-                         "{0} sitting on {1}", "{0} behind {1}", "{0} flying over {1}")),
-        Kind(4, _BELOW, ("{0} below {1}", "{0} under {1}", "{0} beneath {1}", "{0} in front of {1}", "{0} wearing {1}")),
+                         "{0} sitting on {1}", "{0} behind {1}", "{0} flying over {1}", "{0} on {1}", "{0} in {1}",
+                         "{0} and below it {1}")),
+        Kind(4, _BELOW, ("{0} below {1}", "{0} under {1}", "{0} beneath {1}", "{0} in front of {1}", "{0} wearing {1}",
+                         "{0} with {1} above")),
         Kind(2, _TWICE, ("two {0s}", "a pair of {0s}", "a picture of two {0s}", "2 {0s}")),
         Kind(2, _THRICE, ("three {0s}", "a picture of three {0s}", "3 {0s}", "many {0s}", "some {0s}", "several {0s}",
-                           "four {0s}", "a few {0s}")),
+                           "four {0s}", "a few {0s}", "{0s}")),
         Kind(4, _THREE, ("{0}, {1} and {2}", "{0}, {1}, {2}", "{0},{1},{2}", "{0} and {1} above {2}", "{0}, {1}, and {2}",
                          "a picture with {0}, {1} and {2}", "{0} and {1} and {2}", "{0} + {1} + {2}", "{0} & {1} & {2}")),
         Kind(2, _TWO_ABOVE, ("two {0s} above {1}", "two {0s} over {1}", "two {0s} and {1}", "two {0s} with {1}", "two {0s}, {1}")),
@@ -141,7 +149,10 @@ ENGLISH = Language(
     one=_english_one,
     many=_plural,
     adjectives=("cute", "little", "small", "big", "large", "tiny", "huge", "happy", "funny", "lovely", "beautiful", "old", "young",
-                "pretty", "sleepy", "shiny", "cute little", "very big", "simple", "single", "nice", "round"),
+                "pretty", "sleepy", "shiny", "cute little", "very big", "simple", "single", "nice", "round", "fluffy", "wooden",
+                "adorable", "colorful", "bright", "fresh", "delicious", "cool", "modern", "elegant", "magical"),
+    tints=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "grey", "gray", "black", "white", "golden", "silver",
+           "dark green", "light blue", "bright red"),
     colours={english: rgb for (english, _), rgb in COLOURS.items()},
     coloured=("{} on a {colour} background", "{} on {colour} background", "{}, {colour} background", "{} with a {colour} background"),
     grounds={
@@ -179,14 +190,17 @@ ENGLISH = Language(
 )  # fmt: skip
 CHINESE = Language(
     kinds=(
-        Kind(6, _SINGLE, ("{0}", "{0}", "一张{0}的图像", "一张包含{0}的图像", "一幅{0}的图画", "一张{0}的照片", "{0}图标", "{0}的图片", "这是{0}")),
+        Kind(10, _SINGLE, ("{0}", "{0}", "一张{0}的图像", "一张包含{0}的图像", "一幅{0}的图画", "一张{0}的照片", "{0}图标", "{0}的图片", "这是{0}")),
         Kind(8, _SIDE_BY_SIDE, (*4 * ("{0}和{1}",), *3 * ("{0}，{1}",), *2 * ("{0}、{1}",), "{0}与{1}", "{0}跟{1}", "{0}, {1}", "{0} {1}",
                                 "{0}+{1}", "一张包含{0}和{1}的图像", "{0}在{1}旁边", "一张{0}和{1}的图片", "{0}坐在{1}旁边",
-                                "{0}以及{1}", "有{0}和{1}", "{0}和{1}在一起", "{0}拿着{1}")),
+                                "{0}以及{1}", "有{0}和{1}", "{0}和{1}在一起", "{0}拿着{1}", "{0}追{1}", "{0}吃{1}", "{0}看着{1}",
+                                "{0}抱着{1}", "{0}带着{1}", "{0}{1}", "{0}旁边有{1}", "{0}旁边的{1}", "{0}飞向{1}", "有{0}的{1}")),
         Kind(3, _SIDE_BY_SIDE, ("{0}在{1}的左边", "{0}在{1}左侧", "左边是{0}，右边是{1}", "{0}在左边，{1}在右边")),
         Kind(3, _EXCHANGED, ("{0}在{1}的右边", "{0}在{1}右侧", "右边是{0}，左边是{1}", "{0}在右边，{1}在左边")),
-        Kind(4, _ABOVE, ("{0}在{1}的上面", "{0}在{1}上方", "上面是{0}，下面是{1}", "{0}坐在{1}上", "{0}在{1}后面")),
-        Kind(4, _BELOW, ("{0}在{1}的下面", "{0}在{1}下方", "下面是{0}，上面是{1}", "{0}在{1}前面", "{0}戴着{1}")),
+        Kind(4, _ABOVE, ("{0}在{1}的上面", "{0}在{1}上方", "上面是{0}，下面是{1}", "{0}坐在{1}上", "{0}在{1}后面", "戴{0}的{1}",
+                         "戴着{0}的{1}", "{0}下的{1}", "{0}下面的{1}", "{0}下面有{1}", "{0}在{1}上")),
+        Kind(4, _BELOW, ("{0}在{1}的下面", "{0}在{1}下方", "下面是{0}，上面是{1}", "{0}在{1}前面", "{0}戴着{1}", "{0}上的{1}",
+                         "{0}上面的{1}", "{0}上有{1}", "{0}里的{1}")),
         Kind(2, _TWICE, ("两个{0s}", "两只{0s}", "2个{0s}", "一张包含两个{0s}的图像")),
         Kind(2, _THRICE, ("三个{0s}", "三只{0s}", "3个{0s}", "一张包含三个{0s}的图像", "很多{0s}", "几个{0s}", "四个{0s}", "许多{0s}")),
         Kind(4, _THREE, ("{0}、{1}和{2}", "{0}，{1}，{2}", "{0}、{1}、{2}", "{0}和{1}和{2}", "一张包含{0}、{1}和{2}的图像")),
@@ -197,7 +211,9 @@ CHINESE = Language(
     ),
     one=_chinese_one,
     many=lambda name: name,
-    adjectives=("可爱的", "小", "大", "漂亮的", "美丽的", "老", "胖胖的", "有趣的", "圆圆的", "快乐的", "小小的", "巨大的"),
+    adjectives=("可爱的", "小", "大", "漂亮的", "美丽的", "老", "胖胖的", "有趣的", "圆圆的", "快乐的", "小小的", "巨大的",
+                "毛茸茸的", "新鲜的", "美味的", "木头", "彩色的", "明亮的", "可爱的小"),
+    tints=tuple(f"{colour}{of}" for colour in "红橙黄绿蓝紫粉棕灰黑白金银" for of in ("色的", "色", "")),
     colours={chinese: rgb for (_, chinese), rgb in COLOURS.items()},
     coloured=("{}，{colour}背景", "{colour}背景上的{}", "{}在{colour}背景上"),
     grounds={
@@ -242,15 +258,28 @@ class Said(NamedTuple):
     background: tuple[int, int, int]
 
 
+def tinted(language: Language, names: Iterable[str]) -> set[str]:
+    """What has a colour in its name, and what it is the colour of: where there is a red heart, that and a heart."""
+    named = ((name, name.removeprefix(tint).strip()) for tint in language.tints for name in names if name.startswith(tint))
+    return set().union(*named)
+
+
 def say(
-    language: Language, sentence: str, things: list[str], manner: str, others: list[str], pick: random.Random
+    language: Language,
+    sentence: str,
+    things: list[str],
+    manner: str,
+    others: list[str],
+    differing: Container[str],
+    pick: random.Random,
 ) -> Said | None:
     """`sentence` of a kind, about `things`, drawn in a `manner` ("", or what a caption adds to a name), as somebody might put it.
 
-    A description may mention one of `others`, which is not there. None where a thing has no plural that a rule finds.
+    A description may mention one of `others`, which is not there; what is `differing` by its colour is given none. None where a
+    thing has no plural that a rule finds.
     """
     terse = pick.random() < TERSE
-    text = _named(sentence, things, language, pick, terse)
+    text = _named(sentence, things, differing, language, pick, terse)
     if text is None:
         return None
     if terse:
@@ -279,16 +308,21 @@ def say(
     return Said(text, background)
 
 
-def _named(sentence: str, things: list[str], language: Language, pick: random.Random, terse: bool) -> str | None:
+def _named(
+    sentence: str, things: list[str], differing: Container[str], language: Language, pick: random.Random, terse: bool
+) -> str | None:
     """The sentence about the things; None where one of them has no plural that a rule finds."""
     bare = terse or pick.random() < BARE
     for i, thing in enumerate(things):
+        words = [pick.choice(language.adjectives)] if not terse and pick.random() < ADJECTIVE else []
+        if thing not in differing and pick.random() < TINTED:
+            words.append(pick.choice(language.tints))
         if f"{{{i}s}}" in sentence:
             plural = language.many(thing)
             if plural is None:
                 return None
-            sentence = sentence.replace(f"{{{i}s}}", plural)
-        named = f"{pick.choice(language.adjectives)}{language.space}{thing}" if not terse and pick.random() < ADJECTIVE else thing
+            sentence = sentence.replace(f"{{{i}s}}", language.space.join([*words, plural]))
+        named = language.space.join([*words, thing])
         sentence = sentence.replace(f"{{{i}}}", named if bare else language.one(named, pick))
     return sentence
 
