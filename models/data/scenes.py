@@ -22,7 +22,7 @@ MAX_THINGS = 3
 HELD_OUT = 0.05  # share of all pairs of things that never meet in a scene to train on
 STYLED = 0.25  # share of the scenes that name a style
 COMMON = 0.5  # that are of common things: of the tenth with the shortest names,
-RELATED = 0.2  # and of things that have a keyword in common, which are named together and seldom are one
+RELATED = 0.3  # and of things that have a keyword in common, which are named together and seldom are one
 KIND = 0.15  # share of the things that are of a kind: named by a keyword with which names end, as "evergreen tree" does
 FEWEST = 10  # names to compose of
 

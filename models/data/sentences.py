@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
-TERSE = 0.3  # share of the sentences that are as short as can be: no article, and nothing of what follows
+TERSE = 0.45  # share of the sentences that are as short as can be: no article, and nothing of what follows
 ADJECTIVE = 0.12  # share of the things that have an adjective,
 TINTED = 0.15  # and that have a colour, unless things of its kind differ by it; neither says what they are
 BARE = 0.3  # of the sentences that leave out articles,
@@ -63,7 +63,8 @@ class Language(NamedTuple):
     coloured: tuple[str, ...]  # {colour} is one of them
     grounds: dict[tuple[str, ...], tuple[int, int, int]]  # places, and the colour of each
     elsewhere: tuple[str, ...]  # places that have none
-    standing: tuple[str, ...]  # how a place is said of the things
+    standing: tuple[str, ...]  # how a place is said of the things; {bare} is one without its preposition
+    at: str  # that preposition, where there is but one
     asked: tuple[str, ...]
     praise: tuple[str, ...]
     described: tuple[str, ...]  # {things} are the things, {place} one of the places or a coloured surface, {other} is not there
@@ -119,7 +120,7 @@ ENGLISH = Language(
     kinds=(
         Kind(10, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}", "{0} icon",
                           "an icon of {0}", "{0} emoji", "an emoji of {0}", "there is {0}")),
-        Kind(8, _SIDE_BY_SIDE, (*3 * ("{0} and {1}",), *3 * ("{0}, {1}",), "{0},{1}", "{0} with {1}", "{0} & {1}",
+        Kind(14, _SIDE_BY_SIDE, (*12 * ("{0} and {1}",), *6 * ("{0}, {1}",), "{0},{1}", "{0} with {1}", "{0} & {1}",
                                 "{0} + {1}", "{0} next to {1}", "{0} beside {1}", "{0} near {1}", "{0} by {1}",
                                 "a picture with {0} and {1}", "a picture of {0} and {1}", "{0} and {1} side by side",
                                 "{0} together with {1}", "{0} sitting next to {1}", "{0} standing beside {1}",
@@ -165,9 +166,10 @@ ENGLISH = Language(
         ("in the forest", "in the woods", "in the jungle"): (75, 140, 85),
         ("at sunset", "in the evening sun"): (250, 170, 110),
     },
-    elsewhere=("on a table", "on a plate", "on a rock", "in a room", "near a tree", "by a window", "behind a fence", "in the city",
+    elsewhere=("on a table", "on a desk", "on a plate", "on a rock", "in a room", "near a tree", "by a window", "behind a fence", "in the city",
                "on the floor", "on the ground", "in a garden", "in front of a house", "on a white background", "on the street"),
     standing=("{} {place}", "{} {place}", "{}, {place}", "{} sitting {place}", "{} standing {place}"),
+    at="",
     asked=("draw {}", "please draw {}", "draw me {}", "show me {}", "I want {}", "I want a picture of {}", "can you draw {}",
            "generate {}", "make a picture of {}", "give me {}", "we see {}", "this is {}"),
     praise=("masterpiece", "best quality", "high quality", "highly detailed", "cute", "4k", "simple", "beautiful", "minimalist",
@@ -191,7 +193,7 @@ ENGLISH = Language(
 CHINESE = Language(
     kinds=(
         Kind(10, _SINGLE, ("{0}", "{0}", "一张{0}的图像", "一张包含{0}的图像", "一幅{0}的图画", "一张{0}的照片", "{0}图标", "{0}的图片", "这是{0}")),
-        Kind(8, _SIDE_BY_SIDE, (*4 * ("{0}和{1}",), *3 * ("{0}，{1}",), *2 * ("{0}、{1}",), "{0}与{1}", "{0}跟{1}", "{0}, {1}", "{0} {1}",
+        Kind(14, _SIDE_BY_SIDE, (*12 * ("{0}和{1}",), *4 * ("{0}，{1}",), *3 * ("{0}、{1}",), *3 * ("{0}与{1}",), "{0}跟{1}", "{0}, {1}", "{0} {1}",
                                 "{0}+{1}", "一张包含{0}和{1}的图像", "{0}在{1}旁边", "一张{0}和{1}的图片", "{0}坐在{1}旁边",
                                 "{0}以及{1}", "有{0}和{1}", "{0}和{1}在一起", "{0}拿着{1}", "{0}追{1}", "{0}吃{1}", "{0}看着{1}",
                                 "{0}抱着{1}", "{0}带着{1}", "{0}{1}", "{0}旁边有{1}", "{0}旁边的{1}", "{0}飞向{1}", "有{0}的{1}")),
@@ -227,7 +229,8 @@ CHINESE = Language(
         ("在夕阳下", "在傍晚"): (250, 170, 110),
     },
     elsewhere=("在桌子上", "在盘子里", "在岩石上", "在房间里", "在树旁", "在窗边", "在城市里", "在地上", "在花园里", "在街上", "在白色背景上"),
-    standing=("{}{place}", "{}，{place}", "{place}的{}", "{}坐{place}"),
+    standing=("{}{place}", "{}，{place}", "{place}的{}", "{bare}的{}", "{bare}的{}", "{}坐{place}"),
+    at="在",
     asked=("画{}", "请画{}", "给我画{}", "我想要{}", "生成{}", "请画一张{}的图片", "请生成{}", "帮我画{}", "这里有{}"),
     praise=("高质量", "杰作", "可爱", "精美", "高清", "图标", "表情符号", "卡通", "插画", "简约", "矢量图", "最佳质量", "细节丰富", "色彩鲜艳"),
     described=("{things}{place}", "{things}，带着{colour}的{part}，{place}", "{things}有{colour}的{part}和{hue}的{part}", "{things}立{place}",
@@ -291,7 +294,8 @@ def say(
             text = pick.choice(language.coloured).replace("{colour}", name).replace("{}", text)
         else:
             place, background = _ground(language, pick)
-            text = pick.choice(language.standing).replace("{place}", place).replace("{}", text)
+            standing = pick.choice(language.standing).replace("{bare}", place.removeprefix(language.at))
+            text = standing.replace("{place}", place).replace("{}", text)
     if pick.random() < ASKED:
         text = pick.choice(language.asked).replace("{}", text)
     text += manner
