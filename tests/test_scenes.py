@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 from collections import Counter
+from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,6 +290,28 @@ def test_the_bundled_model_reads_what_people_type():
     layout = gan.read(LanguageModel.load("gemma-3-270m").encode(list(TYPED), gan.recipe)).layout
     things, coloured = layout.there.sum(1).tolist(), (layout.background < 0.95).any(1).tolist()
     assert dict(zip(TYPED, zip(things, coloured))) == TYPED
+
+
+def test_the_bundled_model_finds_the_things_that_people_name():
+    """In prompts written by hand (typed.json): a thing is found if the memory gives it of all words most of that one, and a third."""
+    typed = json.loads((Path(__file__).parent / "typed.json").read_text("utf-8"))
+    gan, model = load_gan(DEFAULT_GAN), LanguageModel.load("gemma-3-270m")
+    memory = gan.generator.memory
+    for chinese in (False, True):
+        own = {prompt: things for prompt, things in typed.items() if is_chinese(prompt) == chinese}
+        words = sorted(set(chain.from_iterable(own.values())))
+        with torch.no_grad():
+            alone = model.encode(words, gan.recipe)
+            alone = memory(gan.condition_norm(alone.tokens[:0], alone.pooled)[1])
+            layout = gan.read(model.encode(list(own), gan.recipe)).layout
+            shared = torch.stack([torch.minimum(memory(layout.pooled), word).sum(2) for word in alone], 2)
+        words.append("")
+        shared = torch.cat([shared, torch.full_like(shared[:, :, :1], 1 / 3)], 2)
+        found = [[words[i] for i in row[there].argmax(1).tolist()] for row, there in zip(shared, layout.there)]
+        missed = [(prompt, things) for (prompt, named), things in zip(own.items(), found) if sorted(named) != sorted(things)]
+        right = 1 - len(missed) / len(own)
+        print(f"{'Chinese' if chinese else 'English'}: {right:.3f} of {len(own)} prompts read right")
+        assert right > 0.85, missed
 
 
 def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeypatch):
