@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..layout import Layout
 from .folder import Example
-from .sentences import CHINESE, ENGLISH, WHITE, Box, is_chinese, say, tinted
+from .sentences import CHINESE, ENGLISH, WHITE, Box, Language, is_chinese, say, tinted
 
 MAX_THINGS = 3
 HELD_OUT = 0.05  # share of all pairs of things that never meet in a scene to train on
@@ -49,51 +49,72 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
     same for the same examples and seed. Raises ValueError where there are fewer than ten things with names to compose.
     """
     pick = random.Random(seed)
-    names: dict[bool, dict[str, dict[str, str]]] = {False: {}, True: {}}  # whether Chinese -> name -> style -> styled caption
-    related: dict[bool, dict[str, set[str]]] = {False: {}, True: {}}  # -> keyword -> names
-    for example in examples:
-        for name in example.captions:
-            known = names[is_chinese(name)].setdefault(name, {})
-            known.update({example.style: text for text in example.styled if text.startswith(name) and example.style})
-            for keyword in example.keywords:
-                related[is_chinese(name)].setdefault(keyword, set()).add(name)
-    languages = [chinese for chinese in names if len(names[chinese]) >= FEWEST]
-    if not languages:
+    vocabularies = _vocabularies(examples)
+    if not vocabularies:
         raise ValueError("Scenes need ten things or more, each with a short English or Chinese name as its caption.")
-    ordered = {chinese: sorted(names[chinese]) for chinese in languages}
-    common = {chinese: sorted(own, key=len)[: max(len(own) // 10, FEWEST)] for chinese, own in ordered.items()}
-    differing = {chinese: tinted(CHINESE if chinese else ENGLISH, own) for chinese, own in ordered.items()}
-    kinds = {chinese: sorted(_endings(own) & related[chinese].keys() - set(own)) for chinese, own in ordered.items()}
-    groups = {chinese: [sorted(g) for _, g in sorted(related[chinese].items()) if len(g) > 1] for chinese in languages}
     scenes: dict[str, Scene] = {}
     for attempt in range(50 * count):
         if len(scenes) == count:
             break
-        chinese = languages[attempt % len(languages)]
-        language = CHINESE if chinese else ENGLISH
-        weights = [kind.weight if not held_out or len(kind.places) == 2 else 0 for kind in language.kinds]
-        _, places, sentences = pick.choices(language.kinds, weights)[0]
-        among = (common if pick.random() < COMMON else ordered)[chinese]
-        if groups[chinese] and not held_out and pick.random() < RELATED:
-            among = pick.choice(groups[chinese])
-        things = pick.sample(among, min(1 + max(place for place, _ in places), len(among)))
-        if kinds[chinese] and not held_out:
-            things = [pick.choice(kinds[chinese]) if pick.random() < KIND else thing for thing in things]
-        if len(set(things)) <= max(place for place, _ in places):
+        known = vocabularies[attempt % len(vocabularies)]
+        weights = [kind.weight if not held_out or len(kind.places) == 2 else 0 for kind in known.language.kinds]
+        _, places, sentences = pick.choices(known.language.kinds, weights)[0]
+        needed = 1 + max(place for place, _ in places)
+        among = known.common if pick.random() < COMMON else known.names
+        if known.groups and not held_out and pick.random() < RELATED:
+            among = pick.choice(known.groups)
+        things = pick.sample(among, min(needed, len(among)))
+        if known.kinds and not held_out:
+            things = [pick.choice(known.kinds) if pick.random() < KIND else thing for thing in things]
+        if len(set(things)) < needed:
             continue
         apart = [is_held_out(a, b) for i, a in enumerate(things) for b in things[:i]]
-        if any(apart) != held_out or (held_out and len(things) < 2):
+        if any(apart) != held_out or (held_out and needed < 2):
             continue
-        styles = sorted(set.intersection(*(set(names[chinese].get(thing, {})) for thing in things)))
+        styles = sorted(set.intersection(*(set(known.styled.get(thing, {})) for thing in things)))
         captions, manner = things, ""
         if styles and pick.random() < STYLED:
             style = pick.choice(styles)
-            captions = [names[chinese][thing][style] for thing in things]
+            captions = [known.styled[thing][style] for thing in things]
             manner = captions[0].removeprefix(things[0])
-        said = say(language, pick.choice(sentences), things, manner, ordered[chinese], differing[chinese], pick)
+        said = say(known.language, pick.choice(sentences), things, manner, known.names, known.differing, pick)
         if said is not None:
             scenes[said.text] = Scene(said.text, tuple(Thing(captions[i], box) for i, box in places), said.background)
     return list(scenes.values())
+
+
+class Vocabulary(NamedTuple):
+    """What the names in a folder say in one language."""
+
+    language: Language
+    styled: dict[str, dict[str, str]]  # of each name the captions that name a style, by style
+    names: list[str]
+    common: list[str]  # those of common things,
+    groups: list[list[str]]  # and those that have a keyword in common
+    kinds: list[str]  # keywords with which names end
+    differing: set[str]  # things whose colour says which they are
+
+
+def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
+    """Those in English and in Chinese, as far as there are names enough."""
+    found = []
+    for language in (ENGLISH, CHINESE):
+        styled: dict[str, dict[str, str]] = {}
+        related: dict[str, set[str]] = {}
+        for example in examples:
+            for name in example.captions:
+                if is_chinese(name) == (language is CHINESE):
+                    looks = {example.style: text for text in example.styled if text.startswith(name) and example.style}
+                    styled.setdefault(name, {}).update(looks)
+                    for keyword in example.keywords:
+                        related.setdefault(keyword, set()).add(name)
+        names = sorted(styled)
+        if len(names) >= FEWEST:
+            common = sorted(names, key=len)[: max(len(names) // 10, FEWEST)]
+            groups = [sorted(group) for _, group in sorted(related.items()) if len(group) > 1]
+            kinds = sorted(_endings(names) & related.keys() - styled.keys())
+            found.append(Vocabulary(language, styled, names, common, groups, kinds, tinted(language, names)))
+    return found
 
 
 def _endings(names: Iterable[str]) -> set[str]:
