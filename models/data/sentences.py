@@ -118,8 +118,8 @@ _BETWEEN = ((0, TOP), (1, BOTTOM_LEFT), (2, BOTTOM_RIGHT))
 
 ENGLISH = Language(
     kinds=(
-        Kind(10, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}", "{0} icon",
-                           "an icon of {0}", "{0} emoji", "an emoji of {0}", "there is {0}")),
+        Kind(10, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}",
+                           "{0} icon", "an icon of {0}", "{0} emoji", "an emoji of {0}", "there is {0}")),
         Kind(14, _SIDE_BY_SIDE, (*12 * ("{0} and {1}",), *6 * ("{0}, {1}",), "{0},{1}", "{0} with {1}", "{0} & {1}",
                                  "{0} + {1}", "{0} next to {1}", "{0} beside {1}", "{0} near {1}", "{0} by {1}",
                                  "a picture with {0} and {1}", "a picture of {0} and {1}", "{0} and {1} side by side",
