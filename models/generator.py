@@ -118,7 +118,8 @@ def enlarge(planes: Tensor, factor: int) -> Tensor:
     """planes [B,C,H,W] -> [B,C,factor·H,factor·W], bilinear."""
     if factor == 2 or planes.device.type != "cpu" or torch.is_grad_enabled():
         return F.interpolate(planes, scale_factor=factor, mode="bilinear", align_corners=False)
-    # Along one axis after the other, each of the places between two pixels by itself: a sixth of the time of torch's own.
+    # Along one axis after the other, each of the places between two pixels by itself: a sixth of the time of torch's own, which
+    # is as quick for the few pixels that are doubled.
     for axis in (3, 2):
         count = planes.shape[axis]
         framed = torch.cat([planes.narrow(axis, 0, 1), planes, planes.narrow(axis, count - 1, 1)], axis)

@@ -109,7 +109,8 @@ def test_things_are_mentioned_in_the_order_of_their_boxes(language):
             mentioned = [int(number) for number in re.findall(r"\{(\d)s?\}", sentence)]
             assert mentioned == list(dict.fromkeys(place for place, _ in places))
             many = {int(number) for number in re.findall(r"\{(\d)s\}", sentence)}
-            assert many >= {place for place, _ in places if [p for p, _ in places].count(place) > 1}
+            several = {place for place, _ in places if [p for p, _ in places].count(place) > 1}
+            assert many in (several, set(mentioned))  # or all of them are of a kind: "cats and dogs"
 
 
 def test_scenes_say_what_they_show():

@@ -7,7 +7,6 @@ over several of them can be written without end, and the pictures pasted togethe
 
 import hashlib
 import random
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -112,15 +111,11 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
         if len(names) >= FEWEST:
             common = sorted(names, key=len)[: max(len(names) // 10, FEWEST)]
             groups = [sorted(group) for _, group in sorted(related.items()) if len(group) > 1]
-            kinds = sorted(_endings(names) & related.keys() - styled.keys())
+            # What names end with: words, where the language parts them by spaces.
+            endings = {name[i:] for name in names for i in range(1, len(name)) if name[:i].endswith(language.space)}
+            kinds = sorted(endings & related.keys() - styled.keys())
             found.append(Vocabulary(language, styled, names, common, groups, kinds, tinted(language, names)))
     return found
-
-
-def _endings(names: Iterable[str]) -> set[str]:
-    """What the names end with: of Chinese ones their last characters, of others their last words."""
-    chinese = {name[i:] for name in names if is_chinese(name) for i in range(1, len(name))}
-    return chinese | {name[i + 1 :] for name in names if not is_chinese(name) for i, c in enumerate(name) if c == " "}
 
 
 def paste(pictures: Tensor, opacity: Tensor, layout: Layout) -> Tensor:

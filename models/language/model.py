@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
         # Made under inference mode, weights could neither be moved outside of it nor patched.
         with torch.inference_mode(False):
             record = conversion_record(folder)
-            tokenizer = _load_tokenizer(folder, write)
+            tokenizer = _load_tokenizer(folder, record is not None, write)
             model, reader = None, None if write else _load_decoder(folder, config, dtype)
             if reader is not None:
                 layers = reader.config.layers
@@ -367,8 +367,7 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     return text if isinstance(text, dict) else config
 
 
-def _load_tokenizer(folder: Path, write: bool) -> Any:
-    converted = conversion_record(folder) is not None
+def _load_tokenizer(folder: Path, converted: bool, write: bool) -> Any:
     try:
         if converted and not write:
             return Tokenizer(folder)

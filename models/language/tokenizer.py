@@ -24,9 +24,9 @@ class Tokenizer:
         if (folder / PIECES).is_file():
             model: Any = SentencePieces(**json.loads((folder / PIECES).read_text("utf-8")))
         else:
-            from tokenizers import Tokenizer
+            import tokenizers
 
-            model = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         self._model = model
         self.bos_token, self.unk_token = settings.get("bos_token"), settings.get("unk_token")
