@@ -81,6 +81,7 @@ BOUNDS = {
     "sketch_channels": (1, 64),
     "look_channels": (1, 64),
     "things": (0, 8),
+    "tints": (0, 1),
     "mixed": (1, 2048),
     "hidden": (1, 2048),
     "embed": (1, 2048),
@@ -89,7 +90,7 @@ BOUNDS = {
     "refiner_channels": (1, 2048),
 }
 # Not in the first checkpoints, which had none of it.
-LATER = {"concepts", "chooses", "looks", "sketch_resolution", "sketch_channels", "look_channels", "things"}
+LATER = {"concepts", "chooses", "looks", "sketch_resolution", "sketch_channels", "look_channels", "things", "tints"}
 LISTS = ("channels", "attention", "mixed", "pixel_channels", "refiner_channels")
 RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 
@@ -384,6 +385,8 @@ def _check_generator(config: GeneratorConfig, path: Path) -> None:
         raise ValueError(f"{path.name}: its memory of {config.looks} looks does not fit its generator.")
     if config.things and not (config.concepts and 4 * config.sketch_resolution <= config.resolution):
         raise ValueError(f"{path.name}: {config.things} things on one canvas do not fit its generator.")
+    if config.tints and not config.things:
+        raise ValueError(f"{path.name}: it gives colours to things, but has no layout of things.")
     heads = math.lcm(2 * config.heads, READER_HEADS if config.things else 1)
     if config.text_dim % heads:
         raise ValueError(f"{path.name}: text_dim {config.text_dim} does not divide among its heads, by {heads}.")

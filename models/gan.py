@@ -276,11 +276,12 @@ class GAN(AnyGAN):
         return self.recordings.run(work, *inputs, **settings) if small else work(*inputs, **settings)
 
     def _lay_out(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Raw tokens [B,T,C], pooled [B,C], mask [B,T] -> tokens and pooled normalised, and the four parts of the layout."""
+        """Raw tokens [B,T,C], pooled [B,C], mask [B,T] -> tokens and pooled normalised, and the parts of the layout."""
         tokens, pooled = self.condition_norm(tokens, pooled)
-        return tokens, pooled, *self.generator.lay_out(tokens, pooled, mask)
+        layout = self.generator.lay_out(tokens, pooled, mask)
+        return tokens, pooled, *(x for x in layout if x is not None)
 
-    def _understand(self, tokens: Tensor, pooled: Tensor, mask: Tensor, *layout: Tensor) -> tuple[Tensor, ...]:
+    def _understand(self, tokens: Tensor, pooled: Tensor, mask: Tensor, *layout: Tensor | None) -> tuple[Tensor, ...]:
         """What the generator reads in them, the layout apart."""
         return tuple(x for x in self.generator.read(tokens, pooled, mask, Layout(*layout))[:5] if x is not None)
 

@@ -6,6 +6,7 @@ drown it and truncation acts on z alone; masked cross-attention lets the low res
 of concepts (`memory.py`) hands the middle resolution a sketch of what the prompt names, in the look that the prompt asks
 for or, where it does not, that z picks. Where the prompt names several things (`layout.py`), each has a text vector, a look
 and a sketch of its own, and its own part of the one canvas; the picture then has an opacity, and stands on any background.
+What the prompt gives a colour is painted in it at last (`tint.py`).
 There are no per-pixel noise inputs: the picture is a function of (z, condition) and nothing else.
 
 Everything is written so that fp16 holds (StyleGAN2-ADA, Karras et al. 2020, arXiv 2006.06676, appendix): styles divided by
@@ -23,6 +24,7 @@ from .derived import Derived
 from .layout import Layout, LayoutReader
 from .linear import Linear
 from .memory import ConceptMemory, normal
+from .tint import recolour
 
 SQRT2 = 2**0.5
 CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far below fp16's 65504
@@ -51,6 +53,7 @@ class GeneratorConfig:
     sketch_channels: int = 6  # that all looks share,
     look_channels: int = 3  # and that each has of its own
     things: int = 0  # that a prompt may place on one canvas, 0: it is drawn as one, on the background it was trained on
+    tints: int = 0  # 1: a thing to which the prompt gives a colour is painted in it
 
     @classmethod
     def at(cls, resolution: int, **others) -> "GeneratorConfig":
@@ -444,7 +447,8 @@ class Generator(nn.Module):
         return Code(w[:, :, None].expand(-1, -1, self.num_styles, -1), sketch, logits)
 
     def paint(self, code: Code, text: Text) -> tuple[Tensor, Tensor | None]:
-        """Of each code the picture [B,3,R,R] and its opacity [B,1,R,R], 0..1 (None from a generator that has none), fp32."""
+        """Of each code the picture [B,3,R,R] and its opacity [B,1,R,R], 0..1 (None from a generator that has none), fp32; each
+        thing in the colour that it is given."""
         ws, layout = code.styles, text.layout
         x = self.canvas(ws[:, :, 0]).unflatten(2, (-1, 4, 4))
         x = normalize_second_moment(compose(x, layout, 4)).to(self.dtype, memory_format=torch.channels_last)
@@ -459,7 +463,10 @@ class Generator(nn.Module):
             rgb = share
         if not self.config.things:
             return rgb, None
-        return rgb, (opacity / RGB_GAIN + OPAQUE).sigmoid()
+        opacity = (opacity / RGB_GAIN + OPAQUE).sigmoid()
+        if layout.tints is not None:
+            rgb = recolour(rgb, opacity, None if layout.single else layout.territories(rgb.shape[2]), layout.tints)
+        return rgb, opacity
 
     def synthesize(self, code: Code, text: Text) -> Tensor:
         """The picture of each code on its background [B,3,R,R], fp32."""

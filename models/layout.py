@@ -7,6 +7,7 @@ own in this way; there the layout comes from noise, here from the prompt, and is
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from .linear import Linear, unrounded
 from .memory import normal
+from .tuples import each
 
 TERRITORY = 4.0  # how steeply a thing's influence falls: at its neighbour's centre nothing is left of it
 WHITE = 1.0
@@ -23,12 +25,14 @@ READER_HEADS = 4
 
 class Layout(NamedTuple):
     """Of M things the pooled vectors [B,M,P], as of prompts of each alone, and the boxes [B,M,3] (centre x and y, side, on a
-    canvas of side 1, y downwards); which of them are there [B,M]; and the background's colour [B,3] in -1..1."""
+    canvas of side 1, y downwards); which of them are there [B,M]; the background's colour [B,3] in -1..1; and whether each thing
+    is given a colour, 1 or 0, and which, in -1..1 [B,M,4], None where none is."""
 
     pooled: Tensor
     boxes: Tensor
     there: Tensor
     background: Tensor
+    tints: Tensor | None = None
 
     @classmethod
     def whole(cls, pooled: Tensor) -> "Layout":
@@ -39,24 +43,24 @@ class Layout(NamedTuple):
         return cls(pooled[:, None], boxes, there, torch.full((len(pooled), 3), WHITE, device=pooled.device))
 
     @classmethod
-    def stack(cls, rows: Sequence[tuple[Tensor, Tensor, Tensor]], least: int = 1) -> "Layout":
-        """Pooled vectors [M,P] and boxes [M,3] of things and a background [3] for each row: one layout, with room for the most
-        things, and at the `least` for so many."""
-        pooled, boxes, backgrounds = zip(*rows)
+    def stack(cls, rows: Sequence[tuple[Tensor, ...]], least: int = 1) -> "Layout":
+        """Pooled vectors [M,P] and boxes [M,3] of things, a background [3], and where things are given colours those [M,4], for
+        each row: one layout, with room for the most things, and at the `least` for so many."""
+        pooled, boxes, backgrounds, *tints = zip(*rows)
         there = torch.arange(max(least, *map(len, boxes))) < torch.tensor([[len(own)] for own in boxes])
         pooled, boxes = (torch.nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=0.5) for own in (pooled, boxes))
         pooled, boxes = (F.pad(x, (0, 0, 0, there.shape[1] - x.shape[1]), value=0.5) for x in (pooled, boxes))
-        return cls(pooled, boxes, there, torch.stack(backgrounds))
+        tints = [F.pad(own, (0, 0, 0, there.shape[1] - len(own))) for own in chain.from_iterable(tints)]
+        return cls(pooled, boxes, there, torch.stack(backgrounds), torch.stack(tints) if tints else None)
 
     def to(self, device: torch.device | str) -> "Layout":
-        return Layout(*(x.to(device, non_blocking=True) for x in self))
+        return each(lambda x: x.to(device, non_blocking=True), self)
 
     def trimmed(self) -> "Layout":
-        """Without the places that are empty in every row."""
-        if self.single:
-            return self
-        most = int(self.there.sum(1).max())
-        return Layout(self.pooled[:, :most], self.boxes[:, :most], self.there[:, :most], self.background)
+        """Without the places that are empty in every row, and the colours if no row gives any."""
+        most = 1 if self.single else int(self.there.sum(1).max())
+        tints = None if self.tints is None or not self.tints[:, :, 0].any() else self.tints[:, :most]
+        return Layout(self.pooled[:, :most], self.boxes[:, :most], self.there[:, :most], self.background, tints)
 
     @property
     def single(self) -> bool:
@@ -103,7 +107,8 @@ class LayoutReader(nn.Module):
     M + 1 learned queries stand among the tokens of a small transformer, one for each thing in the order of mention and one
     for the scene, as DETR's object queries do (Carion et al. 2020, arXiv 2005.12872). Each thing's query then points at the
     words that name it (pointer networks, Vinyals et al. 2015, arXiv 1506.03134): from their states comes the pooled vector
-    that a prompt of that thing alone would have, or where it is all that the prompt names the prompt's own.
+    that a prompt of that thing alone would have, or where it is all that the prompt names the prompt's own. It points at the
+    words that give it a colour in the same way.
     """
 
     def __init__(self, config, layers: int = 2):
@@ -123,6 +128,10 @@ class LayoutReader(nn.Module):
         self.to_boxes = Linear(width, 3 * config.things)  # one for each number of things that there may be
         self.to_count = Linear(width, config.things)
         self.to_background = Linear(width, 4)  # whether it has a colour, and which
+        self.tints = bool(config.tints)
+        if self.tints:
+            self.point_at_tint = Linear(width, width)
+            self.to_tint = nn.Sequential(Linear(read, width), nn.GELU(), Linear(width, 4))  # the same of a thing
 
     def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> "Reading":
         batch, length = mask.shape
@@ -132,34 +141,50 @@ class LayoutReader(nn.Module):
         with _plainly_on_gpu(x):
             x = self.layers(x, src_key_padding_mask=~F.pad(mask, (before, 0), value=True))
         things, scene, words = x[:, : self.things], x[:, self.things], x[:, before:]
-        pointer = self.point(things) @ words.transpose(1, 2) * words.shape[2] ** -0.5
-        named = pointer.masked_fill(~mask[:, None], -torch.inf).softmax(2) @ tokens
-        found = self.words_to_pooled(named) + self.to_pooled(torch.cat([named, things], 2))
+
+        def pointed_at(point: Linear) -> Tensor:
+            pointer = point(things) @ words.transpose(1, 2) * words.shape[2] ** -0.5
+            return torch.cat([pointer.masked_fill(~mask[:, None], -torch.inf).softmax(2) @ tokens, things], 2)
+
+        named = pointed_at(self.point)
+        found = self.words_to_pooled(named[:, :, : tokens.shape[2]]) + self.to_pooled(named)
         coloured, colour = self.to_background(scene).float().split((1, 3), 1)
+        tints = None
+        if self.tints:
+            tinted, tint = self.to_tint(pointed_at(self.point_at_tint)).float().split((1, 3), 2)
+            tints = torch.cat([tinted, tint.tanh()], 2)
         return Reading(
             torch.lerp(pooled[:, None].expand_as(found), found, self.to_own(things).sigmoid()),
             self.to_boxes(things).float().sigmoid().unflatten(2, (self.things, 3)).transpose(1, 2),
             self.to_count(scene).float(),
             coloured[:, 0],
             colour.tanh(),
+            tints,
         )
 
 
 class Reading(NamedTuple):
     """What `LayoutReader` reads: of each thing the pooled vector [B,M,P] and the box if there are 1 to M things [B,M,M,3],
-    logits of those numbers [B,M] and of the background's being coloured [B], and in which colour [B,3]."""
+    logits of those numbers [B,M] and of the background's being coloured [B], and in which colour [B,3]; and of each thing's being
+    given a colour the logit, and that colour [B,M,4] (None from a reader that looks for none)."""
 
     pooled: Tensor
     boxes: Tensor
     counts: Tensor
     coloured: Tensor
     colour: Tensor
+    tints: Tensor | None
 
     def layout(self) -> Layout:
         """The likeliest."""
         rows, last = torch.arange(len(self.counts), device=self.counts.device), self.counts.argmax(1)
         there = torch.arange(self.counts.shape[1], device=self.counts.device) <= last[:, None]
-        return Layout(self.pooled, self.boxes[rows, last], there, torch.where(self.coloured[:, None] > 0, self.colour, WHITE))
+        background = torch.where(self.coloured[:, None] > 0, self.colour, WHITE)
+        tints = None
+        if self.tints is not None:
+            given = there & (self.tints[:, :, 0] > 0)
+            tints = torch.cat([given[:, :, None], self.tints[:, :, 1:]], 2)
+        return Layout(self.pooled, self.boxes[rows, last], there, background, tints)
 
 
 @contextmanager

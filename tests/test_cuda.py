@@ -115,7 +115,7 @@ def test_recorded_steps_of_training_are_those_that_it_makes_as_they_are(here):
         torch.randn(count, shape.pooled_dim, generator=random), [own[None] for own in alone], [alone[:0]] * count,
         [alone[:0]] * count, [own[None] for own in alone], torch.randn(count, shape.z_dim, generator=random),
         [str(i) for i in range(count)], [[i] for i in range(count)], list(range(count)), opacity,
-        [SceneRow(i, [i, count - 1 - i], torch.tensor(layout), (255, 0, 0)) for i in range(10)],
+        [SceneRow(i, [i, count - 1 - i], torch.tensor(layout), (255, 0, 0), torch.zeros(2, 4)) for i in range(10)],
     )  # fmt: skip
 
     def gan_that_learns() -> GAN:

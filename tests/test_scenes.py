@@ -84,7 +84,7 @@ def setup(folder, tmp_path, count=400):
     torch.manual_seed(0)
     config = GeneratorConfig(
         RESOLUTION, (32, 32, 24, 16), z_dim=8, w_dim=16, text_dim=128, token_dim=WIDTH, pooled_dim=24, concepts=12, looks=2,
-        sketch_resolution=16, sketch_channels=2, look_channels=1, things=3,
+        sketch_resolution=16, sketch_channels=2, look_channels=1, things=3, tints=1,
     )  # fmt: skip
     discriminator = DiscriminatorConfig(RESOLUTION, 24, mixed=(8, 8, 8, 8), hidden=16, embed=8, pixel_channels=(16, 16))
     gan = GAN(config, discriminator, Words().recipe())
@@ -168,15 +168,42 @@ def test_things_go_together_bear_colours_and_are_of_a_kind():
     scenes = compose(pictures, 4000)
     pairs = [{thing.caption for thing in scene.things} for scene in scenes]
     named = set().union(*pairs)
-    assert {"tree", "心"} <= named <= names.keys() | {"tree", "心"}  # "sky" ends no name: not a kind of thing
+    kinds = {"tree", "heart", "心"}  # "sky" ends no name, and is not a kind of thing; "heart" ends two
+    assert kinds <= named <= names.keys() | kinds
     beside_the_sun = Counter(frozenset(pair - {"sun"}) for pair in pairs if len(pair) == 2 and "sun" in pair)
     assert beside_the_sun[frozenset(["full moon"])] > 3 * beside_the_sun[frozenset(["cat"])] > 0
-    said = {scene.text.lower() for scene in scenes}
-    assert any("purple cat" in text for text in said) and any(re.search("蓝色的?狗", text) for text in said)
-    assert any("red heart" in text for text in said)  # a heart's colour says which it is: it is given no other
-    assert not any(re.search(r"\b(green|purple|black|golden) ((red|blue) )?heart", text) for text in said)
+    said = {(scene.text.lower(), thing) for scene in scenes for thing in scene.things if thing.tint}
+    assert any("purple cat" in text for text, _ in said) and any(re.search("蓝色的?狗", text) for text, _ in said)
+    # A red heart is another thing than a heart that is given a colour, and is given none.
+    given = {(thing.caption, thing.tint) for _, thing in said if "heart" in thing.caption}
+    assert ("heart", ENGLISH.tints["purple"]) in given
+    assert {caption for caption, _ in given} == {"heart"}
+    assert not {("heart", ENGLISH.tints[word]) for word in ("red", "bright red", "blue")} & given
     alone = compose(pictures, 200, 1, held_out=True)
     assert alone and {thing.caption for scene in alone for thing in scene.things} <= names.keys()
+
+
+def test_a_thing_is_given_the_colour_that_is_said_of_it():
+    scenes, some = compose(examples(), 4000), Counter()
+    for text, things, _ in scenes:
+        language = CHINESE if is_chinese(text) else ENGLISH
+        word, apart = "|".join(sorted(language.tints, key=len, reverse=True)), " " if language is ENGLISH else ""
+        for thing in things:
+            name = name_of(thing)
+            if any(name in other for other in (*language.parts, *language.surfaces)):
+                continue  # its "white hat" may be a part of it
+            before = re.findall(rf"(?:({word}) ?(?:and |和)?)?(?<![a-z])({word}){apart}{name}", text.lower())
+            before = [colour for other, colour in before if not other]  # of two colours neither is the thing's
+            if thing.tint is None:
+                assert not before or name in ("red car", "红车"), text
+            else:
+                assert any(language.tints[colour] == thing.tint for colour in language.tints if colour in text.lower()), text
+                assert all(language.tints[colour] == thing.tint for colour in before), text
+            some[thing.tint is None, bool(before)] += 1
+    assert some[False, True] > 500 and some[False, False] > 50 and some[True, False] > 500
+    assert all(thing.tint is None for scene in compose(examples(), 300, tinted=0) for thing in scene.things)
+    tints = [thing.tint for scene in compose(examples(), 300, tinted=1) for thing in scene.things if name_of(thing) == "cat"]
+    assert sum(tint is not None for tint in tints) > 0.8 * len(tints)
 
 
 def test_too_few_names_are_refused():
@@ -206,8 +233,8 @@ def test_batches_hold_scenes(folder, tmp_path):
     counts = batch.layout.there.sum(1)
     assert set(counts.tolist()) == {1, 2, 3}
     assert (batch.layout.background != 1).any(1).float().mean() > 0.3
-    for image, layout in zip(batch.images, zip(*batch.layout)):
-        _, boxes, there, background = layout
+    assert batch.layout.tints is None  # what is drawn is painted at last, and not to be learnt
+    for image, _, boxes, there, background in zip(batch.images, *batch.layout[:4]):
         assert torch.allclose(image[:, 0, 0], background, atol=0.02)
         for x, y, _ in boxes[there].tolist():
             assert (image[:, int(y * RESOLUTION), int(x * RESOLUTION)] - background).abs().max() > 0.02
@@ -250,7 +277,7 @@ def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
     gan, dataset, pictures = setup(folder, tmp_path, count=1500)
     monkeypatch.setattr(reader, "ROUNDS", 8)
     monkeypatch.setattr(reader, "BATCH", 32)
-    held_out = compose(pictures.examples, 100, 5, held_out=True)
+    held_out = compose(pictures.examples, 100, 5, held_out=True, tinted=0.5)
     condition = Words().encode([scene.text for scene in held_out])
     tokens, pooled = gan.condition_norm(condition.tokens, condition.pooled)
     alone = [Words().encode([thing.caption for thing in scene.things]).pooled for scene in held_out]
@@ -262,12 +289,16 @@ def test_layouts_are_read_from_sentences(folder, tmp_path, monkeypatch):
             boxes = torch.tensor([[thing.box for thing in scene.things] for scene in held_out])
             same = gan.generator.memory(reading.pooled[:, :2]).argmax(2) == gan.generator.memory(alone).argmax(2)
             placed = (reading.boxes[:, 1, :2] - boxes).abs().amax(2) < 0.1
-            return reading.layout().there.sum(1) == 2, same, placed
+            layout = reading.layout()
+            said = [[thing.tint is not None for thing in scene.things] for scene in held_out]
+            tinted = layout.tints[:, :2, 0] == torch.tensor(said)
+            assert not (layout.tints[:, :, 0] * ~layout.there).any()
+            return layout.there.sum(1) == 2, same, placed, tinted
 
     before = [x.float().mean().item() for x in read()]
     reader.fit_reader(gan.generator, dataset)
-    two, same, placed = (x.float().mean().item() for x in read())
-    assert two > 0.8 and same > 0.7 and placed > 0.25, (before, two, same, placed)
+    two, same, placed, tinted = (x.float().mean().item() for x in read())
+    assert two > 0.8 and same > 0.7 and placed > 0.25 and tinted > 0.68, (before, two, same, placed, tinted)
     assert same > before[1] + 0.3 and placed > before[2] + 0.2
     with torch.no_grad():  # a name alone stays what it was
         names = [dataset.texts.index(name) for name in NAMES]

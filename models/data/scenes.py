@@ -7,6 +7,7 @@ over several of them can be written without end, and the pictures pasted togethe
 
 import hashlib
 import random
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -15,22 +16,23 @@ from torch import Tensor
 
 from ..layout import Layout
 from .folder import Example
-from .sentences import CHINESE, ENGLISH, WHITE, Box, Language, is_chinese, say, tinted
+from .sentences import CHINESE, ENGLISH, RGB, TINTED, WHITE, Box, Language, colours_in, is_chinese, say
 
 MAX_THINGS = 3
 HELD_OUT = 0.05  # share of all pairs of things that never meet in a scene to train on
 STYLED = 0.25  # share of the scenes that name a style
 COMMON = 0.5  # that are of common things: of the tenth with the shortest names,
 RELATED = 0.3  # and of things that have a keyword in common, which are named together and seldom are one
-KIND = 0.15  # share of the things that are of a kind: named by a keyword with which names end, as "evergreen tree" does
+KIND = 0.15  # share of the things that are of a kind: named by a word with which names end, as "evergreen tree" does
 FEWEST = 10  # names to compose of
 
 
 class Thing(NamedTuple):
-    """`caption` is a training caption of the thing alone; `box` is where it stands."""
+    """`caption` is a caption of the thing alone; `box` is where it stands; `tint` the RGB that it is given, None: its own."""
 
     caption: str
     box: Box
+    tint: RGB | None = None
 
 
 class Scene(NamedTuple):
@@ -38,14 +40,16 @@ class Scene(NamedTuple):
 
     text: str
     things: tuple[Thing, ...]
-    background: tuple[int, int, int] = WHITE
+    background: RGB = WHITE
 
 
-def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool = False) -> list[Scene]:
+def compose(
+    examples: list[Example], count: int, seed: int = 0, held_out: bool = False, tinted: float = TINTED
+) -> list[Scene]:
     """`count` scenes of the things in `examples`, half of them in Chinese where there are Chinese names; none twice.
 
-    Pairs of things that `is_held_out` appear in no scene, or with `held_out` make up all of them, in two-thing scenes. The
-    same for the same examples and seed. Raises ValueError where there are fewer than ten things with names to compose.
+    Pairs of things that `is_held_out` appear in no scene, or with `held_out` make up all of them, in two-thing scenes. A share
+    `tinted` of the things is given a colour. The same for the same arguments. Raises ValueError where there are fewer than ten things with names to compose.
     """
     pick = random.Random(seed)
     vocabularies = _vocabularies(examples)
@@ -76,9 +80,10 @@ def compose(examples: list[Example], count: int, seed: int = 0, held_out: bool =
             style = pick.choice(styles)
             captions = [known.styled[thing][style] for thing in things]
             manner = captions[0].removeprefix(things[0])
-        said = say(known.language, pick.choice(sentences), things, manner, known.names, known.differing, pick)
+        said = say(known.language, pick.choice(sentences), things, manner, known.names, known.never, pick, tinted)
         if said is not None:
-            scenes[said.text] = Scene(said.text, tuple(Thing(captions[i], box) for i, box in places), said.background)
+            shown = tuple(Thing(captions[i], box, said.tints[i]) for i, box in places)
+            scenes[said.text] = Scene(said.text, shown, said.background)
     return list(scenes.values())
 
 
@@ -90,8 +95,8 @@ class Vocabulary(NamedTuple):
     names: list[str]
     common: list[str]  # those of common things,
     groups: list[list[str]]  # and those that have a keyword in common
-    kinds: list[str]  # keywords with which names end
-    differing: set[str]  # things whose colour says which they are
+    kinds: list[str]  # what names end with
+    never: dict[str, set[RGB]]  # colours that things cannot be given, for they would be others
 
 
 def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
@@ -111,10 +116,11 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
         if len(names) >= FEWEST:
             common = sorted(names, key=len)[: max(len(names) // 10, FEWEST)]
             groups = [sorted(group) for _, group in sorted(related.items()) if len(group) > 1]
-            # What names end with: words, where the language parts them by spaces.
-            endings = {name[i:] for name in names for i in range(1, len(name)) if name[:i].endswith(language.space)}
-            kinds = sorted(endings & related.keys() - styled.keys())
-            found.append(Vocabulary(language, styled, names, common, groups, kinds, tinted(language, names)))
+            # What names end with: keywords, and where the language parts words by spaces those with which several do.
+            endings = Counter(name[i:] for name in names for i in range(1, len(name)) if name[:i].endswith(language.space))
+            words = {word for word, count in endings.items() if language.space and count > 1 and word.isalpha()}
+            kinds = sorted(endings.keys() & (related.keys() | words) - styled.keys())
+            found.append(Vocabulary(language, styled, names, common, groups, kinds, colours_in(names, language)))
     return found
 
 

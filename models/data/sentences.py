@@ -6,18 +6,21 @@ describe what they asked for. A reader learns what of all this says which things
 
 import random
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 TERSE = 0.45  # share of the sentences that are as short as can be: no article, and nothing of what follows
 ADJECTIVE = 0.12  # share of the things that have an adjective,
-TINTED = 0.15  # and that have a colour, unless things of its kind differ by it; neither says what they are
+TINTED = 0.25  # and that are given a colour, neither of which says what they are; and of those that a description
+REPEATED = 0.5  # names again with a colour, those that it gives the same one
+TWO = 0.06  # of them those that have two, of which neither is the thing's
 BARE = 0.3  # of the sentences that leave out articles,
 PLACED = 0.3  # that name what is behind the things: a colour, or a place that has one,
 ASKED = 0.12  # that say that a picture is asked for,
 PRAISED = 0.1  # that have words of praise around them,
 DESCRIBED = 0.12  # that are followed by a description of the same things,
 SPELT = 0.12  # and that are in capitals or end in a full stop
+RGB = tuple[int, int, int]
 WHITE = (255, 255, 255)
 COLOURS = {  # English and Chinese name -> RGB
     ("red", "红色"): (229, 72, 77), ("orange", "橙色"): (247, 140, 50), ("yellow", "黄色"): (255, 214, 72),
@@ -25,6 +28,18 @@ COLOURS = {  # English and Chinese name -> RGB
     ("light blue", "浅蓝色"): (178, 216, 250), ("purple", "紫色"): (142, 95, 200), ("pink", "粉色"): (250, 180, 205),
     ("brown", "棕色"): (140, 95, 65), ("grey", "灰色"): (150, 150, 155), ("black", "黑色"): (25, 25, 28),
     ("white", "白色"): WHITE, ("dark blue", "深蓝色"): (30, 50, 110), ("cream", "米色"): (250, 240, 215),
+}  # fmt: skip
+TINTS = {  # words in English and in Chinese (before 色) -> RGB of things; what is white has to be seen on white, what is black its shape
+    ("red", "bright red"): (("红", "大红", "鲜红"), (229, 72, 77)), ("dark red", "crimson"): (("深红", "暗红"), (150, 30, 45)),
+    ("orange", "bright orange"): (("橙", "橘", "橘红"), (247, 140, 50)), ("yellow", "bright yellow"): (("黄", "亮黄"), (255, 214, 72)),
+    ("golden", "gold"): (("金", "金黄"), (228, 176, 50)), ("green",): (("绿", "翠绿"), (92, 178, 92)),
+    ("light green", "lime"): (("浅绿", "嫩绿"), (178, 224, 140)), ("dark green",): (("深绿", "墨绿"), (30, 98, 62)),
+    ("turquoise", "teal", "cyan"): (("青", "青绿"), (50, 178, 178)), ("blue", "bright blue"): (("蓝",), (66, 133, 244)),
+    ("light blue", "sky blue"): (("浅蓝", "天蓝"), (150, 205, 250)), ("dark blue", "navy blue", "navy"): (("深蓝",), (36, 58, 128)),
+    ("purple", "violet"): (("紫", "紫罗兰"), (142, 95, 200)), ("pink", "light pink"): (("粉", "粉红"), (250, 165, 200)),
+    ("brown",): (("棕", "褐", "咖啡"), (140, 95, 65)), ("beige", "cream"): (("米", "米黄"), (236, 220, 190)),
+    ("grey", "gray"): (("灰",), (150, 150, 155)), ("silver",): (("银",), (196, 200, 208)),
+    ("black",): (("黑",), (38, 38, 42)), ("white",): (("白", "雪白"), (238, 240, 244)),
 }  # fmt: skip
 
 
@@ -58,16 +73,19 @@ class Language(NamedTuple):
     one: Callable[[str, random.Random], str]  # a thing as it stands in a sentence
     many: Callable[[str], str | None]  # its plural, None where no rule finds it
     adjectives: tuple[str, ...]
-    tints: tuple[str, ...]  # colours as they stand before a thing
-    colours: dict[str, tuple[int, int, int]]
+    tints: dict[str, RGB]  # colours of things,
+    tinted: tuple[str, ...]  # how one is said of a thing,
+    two: tuple[str, ...]  # and how two are
+    colours: dict[str, RGB]
     coloured: tuple[str, ...]  # {colour} is one of them
-    grounds: dict[tuple[str, ...], tuple[int, int, int]]  # places, and the colour of each
+    grounds: dict[tuple[str, ...], RGB]  # places, and the colour of each
     elsewhere: tuple[str, ...]  # places that have none
     standing: tuple[str, ...]  # how a place is said of the things; {bare} is one without its preposition
     at: str  # that preposition, where there is but one
     asked: tuple[str, ...]
     praise: tuple[str, ...]
-    described: tuple[str, ...]  # {things} are the things, {place} one of the places or a coloured surface, {other} is not there
+    described: tuple[str, ...]  # {things} are the things, all of a {tint}, {place} one of the places or a coloured surface,
+    # {other} is not there
     parts: tuple[str, ...]
     verbs: tuple[str, ...]
     surfaces: tuple[str, ...]
@@ -152,8 +170,9 @@ ENGLISH = Language(
     adjectives=("cute", "little", "small", "big", "large", "tiny", "huge", "happy", "funny", "lovely", "beautiful", "old", "young",
                 "pretty", "sleepy", "shiny", "cute little", "very big", "simple", "single", "nice", "round", "fluffy", "wooden",
                 "adorable", "colorful", "bright", "fresh", "delicious", "cool", "modern", "elegant", "magical"),
-    tints=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "grey", "gray", "black", "white", "golden", "silver",
-           "dark green", "light blue", "bright red"),
+    tints={word: rgb for words, (_, rgb) in TINTS.items() for word in words},
+    tinted=(*12 * ("{tint} {}",), "{tint}-colored {}", "{tint} coloured {}", "{} in {tint}", "{} that is {tint}"),
+    two=("{tint} and {hue} {}", "{tint} {hue} {}", "{} in {tint} and {hue}"),
     colours={english: rgb for (english, _), rgb in COLOURS.items()},
     coloured=("{} on a {colour} background", "{} on {colour} background", "{}, {colour} background", "{} with a {colour} background"),
     grounds={
@@ -176,7 +195,7 @@ ENGLISH = Language(
             "vector art", "icon", "emoji", "clip art", "cartoon", "digital art", "colorful", "sharp", "sticker", "logo", "centered",
             "illustration", "no text", "clean lines", "8k", "award winning", "professional", "detailed"),
     described=("{things} {verb} {place}", "{things} with a {colour} {part} {verb} {place}", "{things} is shown {place}",
-               "{things} in {colour} and {hue} {verb} {place}", "The picture shows {things} {place}", "{things} is {adjective} and {colour}",
+               "{things} in {colour} and {hue} {verb} {place}", "The picture shows {things} {place}", "{things} is {adjective} and {tint}", "{things} is {tint}",
                "{things} that is usually {colour} and {hue}", "{things} and its {part} {verb} {place}, near a {other}",
                "{things} {verb} {place} with a {other}", "{things} has a {colour} {part} and a {hue} {part}"),
     parts=("tail", "handle", "neck", "roof", "border", "stripe", "leaf", "top", "door", "hat", "wing", "body", "face", "side", "shape"),
@@ -215,7 +234,9 @@ CHINESE = Language(
     many=lambda name: name,
     adjectives=("可爱的", "小", "大", "漂亮的", "美丽的", "老", "胖胖的", "有趣的", "圆圆的", "快乐的", "小小的", "巨大的",
                 "毛茸茸的", "新鲜的", "美味的", "木头", "彩色的", "明亮的", "可爱的小"),
-    tints=tuple(f"{colour}{of}" for colour in "红橙黄绿蓝紫粉棕灰黑白金银" for of in ("色的", "色", "")),
+    tints={f"{word}{of}": rgb for words, rgb in TINTS.values() for word in words for of in ("色的", "色", "")},
+    tinted=("{tint}{}",),
+    two=("{tint}和{hue}{}", "{tint}{hue}{}", "{tint}{hue}相间的{}"),
     colours={chinese: rgb for (_, chinese), rgb in COLOURS.items()},
     coloured=("{}，{colour}背景", "{colour}背景上的{}", "{}在{colour}背景上"),
     grounds={
@@ -234,8 +255,8 @@ CHINESE = Language(
     asked=("画{}", "请画{}", "给我画{}", "我想要{}", "生成{}", "请画一张{}的图片", "请生成{}", "帮我画{}", "这里有{}"),
     praise=("高质量", "杰作", "可爱", "精美", "高清", "图标", "表情符号", "卡通", "插画", "简约", "矢量图", "最佳质量", "细节丰富", "色彩鲜艳"),
     described=("{things}{place}", "{things}，带着{colour}的{part}，{place}", "{things}有{colour}的{part}和{hue}的{part}", "{things}立{place}",
-               "{colour}的{things}{place}", "图片里有{things}，{place}", "{things}是{colour}和{hue}的", "{things}{place}，旁边有{other}",
-               "{things}，{colour}的{part}，{place}", "{colour}的{things}坐{place}"),
+               "{things}是{tint}", "图片里有{things}，{place}", "{things}是{colour}和{hue}的", "{things}{place}，旁边有{other}",
+               "{things}，{colour}的{part}，{place}", "{things}坐{place}", "{things}是{tint}"),
     parts=("尾巴", "把手", "屋顶", "边", "条纹", "叶子", "帽子", "翅膀", "身体", "脸", "门", "外壳", "眼睛"),
     verbs=(),
     surfaces=("背景", "地毯", "地板", "桌子", "墙", "地面"),
@@ -255,16 +276,55 @@ def is_chinese(text: str) -> bool:
 
 
 class Said(NamedTuple):
-    """What is said, and the RGB that it means to be behind the things."""
+    """What is said, the RGB that it means to be behind the things, and the RGB that each of them is given, None where none is."""
 
     text: str
-    background: tuple[int, int, int]
+    background: RGB
+    tints: tuple[RGB | None, ...]
 
 
-def tinted(language: Language, names: Iterable[str]) -> set[str]:
-    """What has a colour in its name, and what it is the colour of: where there is a red heart, that and a heart."""
-    named = ((name, name.removeprefix(tint).strip()) for tint in language.tints for name in names if name.startswith(tint))
-    return set().union(*named)
+class Painter:
+    """Gives things colours by words of `language`, `often` (0..1), and keeps which each was given first."""
+
+    def __init__(self, language: Language, things: list[str], never: dict[str, set[RGB]], often: float, pick: random.Random):
+        self.language, self.often, self.pick = language, often, pick
+        self.words = [[word for word, rgb in language.tints.items() if rgb not in never.get(thing, ())] for thing in things]
+        self.given: list[str | None] = [None] * len(things)
+
+    def named(self, thing: int, noun: str) -> str:
+        """The thing's noun, with a colour or without. What has a colour is given no other."""
+        pick, given = self.pick, self.given[thing]
+        if pick.random() >= (self.often if given is None else REPEATED) or not self.words[thing]:
+            return noun
+        word = given or pick.choice(self.words[thing])
+        if given is None and pick.random() < TWO:
+            other = pick.choice(self.words[thing])
+            return pick.choice(self.language.two).replace("{tint}", word).replace("{hue}", other).replace("{}", noun)
+        self.given[thing] = word
+        return pick.choice(self.language.tinted).replace("{tint}", word).replace("{}", noun)
+
+    def word_for_all(self) -> str | None:
+        """A colour for all things that have none yet, None where one of them cannot be given it, or none shall be given."""
+        word = self.pick.choice(list(self.language.tints))
+        if not self.often or not all(word in words for words in self.words):
+            return None
+        self.given = [given or word for given in self.given]
+        return word
+
+    def tints(self) -> tuple[RGB | None, ...]:
+        return tuple(given and self.language.tints[given] for given in self.given)
+
+
+def colours_in(names: Iterable[str], language: Language) -> dict[str, set[RGB]]:
+    """Of things the colours that they cannot be given: of a heart, where there is a red one, that; of what has one in its name
+    all."""
+    never: dict[str, set[RGB]] = {}
+    for name in names:
+        for word, rgb in language.tints.items():
+            if name.startswith(word + language.space):
+                never.setdefault(name, set()).update(language.tints.values())
+                never.setdefault(name.removeprefix(word).strip(), set()).add(rgb)
+    return never
 
 
 def say(
@@ -273,20 +333,22 @@ def say(
     things: list[str],
     manner: str,
     others: list[str],
-    differing: Container[str],
+    never: dict[str, set[RGB]],
     pick: random.Random,
+    tinted: float = TINTED,
 ) -> Said | None:
     """`sentence` of a kind, about `things`, drawn in a `manner` ("", or what a caption adds to a name), as somebody might put it.
 
-    A description may mention one of `others`, which is not there; what is `differing` by its colour is given none. None where a
-    thing has no plural that a rule finds.
+    A share `tinted` of the things is given a colour, but `never` one of those. A description may mention one of `others`, which
+    is not there. None where a thing has no plural that a rule finds.
     """
+    painter = Painter(language, things, never, tinted, pick)
     terse = pick.random() < TERSE
-    text = _named(sentence, things, differing, language, pick, terse)
+    text = _named(sentence, things, painter, terse)
     if text is None:
         return None
     if terse:
-        return Said(text + manner, WHITE)
+        return Said(text + manner, WHITE, painter.tints())
     background = WHITE
     if placed := pick.random() < PLACED:
         if pick.random() < 0.5:
@@ -304,37 +366,39 @@ def say(
         before = pick.randint(0, len(words)) if pick.random() < 0.5 else 0
         text = language.comma.join([*words[:before], text, *words[before:]])
     if pick.random() < DESCRIBED:
-        sentence, behind = _described(things, language, pick.choice(others), not placed, pick)
+        sentence, behind = _described(things, painter, pick.choice(others), not placed)
         text += pick.choice(language.stops) + sentence
         background = background if placed else behind
     if pick.random() < SPELT:
         text = language.spelt(text, pick)
-    return Said(text, background)
+    return Said(text, background, painter.tints())
 
 
-def _named(
-    sentence: str, things: list[str], differing: Container[str], language: Language, pick: random.Random, terse: bool
-) -> str | None:
+def _named(sentence: str, things: list[str], painter: Painter, terse: bool) -> str | None:
     """The sentence about the things; None where one of them has no plural that a rule finds."""
+    language, pick = painter.language, painter.pick
     bare = terse or pick.random() < BARE
     for i, thing in enumerate(things):
         words = [pick.choice(language.adjectives)] if not terse and pick.random() < ADJECTIVE else []
-        if thing not in differing and pick.random() < TINTED:
-            words.append(pick.choice(language.tints))
-        if f"{{{i}s}}" in sentence:
-            plural = language.many(thing)
-            if plural is None:
-                return None
-            sentence = sentence.replace(f"{{{i}s}}", language.space.join([*words, plural]))
-        named = language.space.join([*words, thing])
+        plural = f"{{{i}s}}" in sentence
+        noun = language.many(thing) if plural else thing
+        if noun is None:
+            return None
+        named = language.space.join([*words, painter.named(i, noun)])
+        sentence = sentence.replace(f"{{{i}s}}", named)
         sentence = sentence.replace(f"{{{i}}}", named if bare else language.one(named, pick))
     return sentence
 
 
-def _described(things: list[str], language: Language, other: str, placing: bool, pick: random.Random) -> Said:
-    """A sentence about things that were named already; only if `placing` may it put them on a colour."""
-    named = language.together.join(language.one(thing, pick) for thing in things)
+def _described(things: list[str], painter: Painter, other: str, placing: bool) -> tuple[str, RGB]:
+    """A sentence about things that were named already, and the colour behind them; only if `placing` may it give them one."""
+    language, pick = painter.language, painter.pick
     sentence, background = pick.choice(language.described), WHITE
+    if "{tint}" in sentence and (word := painter.word_for_all()) is not None:
+        sentence = sentence.replace("{tint}", word)
+    elif "{tint}" in sentence:
+        sentence = "{things}"
+    named = language.together.join(language.one(painter.named(i, thing), pick) for i, thing in enumerate(things))
     if "{place}" in sentence:
         place = pick.choice(language.elsewhere)
         if placing and (kind := pick.random()) < 0.6:
@@ -349,9 +413,9 @@ def _described(things: list[str], language: Language, other: str, placing: bool,
     for blank in ("colour", "hue"):
         sentence = sentence.replace(f"{{{blank}}}", pick.choice(list(language.colours)))
     sentence = sentence.replace("{other}", other).replace("{things}", named)
-    return Said(language.whole(sentence), background)
+    return language.whole(sentence), background
 
 
-def _ground(language: Language, pick: random.Random) -> tuple[str, tuple[int, int, int]]:
+def _ground(language: Language, pick: random.Random) -> tuple[str, RGB]:
     places, colour = pick.choice(list(language.grounds.items()))
     return pick.choice(places), colour

@@ -1,4 +1,5 @@
-"""Does a scene show both things that the prompt names, each where it says? Asked of pairs that training kept apart."""
+"""Does a scene show both things that the prompt names, each where it says, and in the colour that it says? Asked of pairs that
+training kept apart."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +7,9 @@ from torch import Tensor
 
 from ..data.folder import Example
 from ..data.scenes import Scene, paste
+from ..data.sentences import TINTS
 from ..layout import Layout
+from ..tint import main_colour
 from .metrics import concept_ranks
 from .questions import script_of
 
@@ -35,7 +38,7 @@ def real_scenes(scenes: list[Scene], members: list[list[int]], pictures: Tensor,
 
 
 def crops(scenes: list[Scene], drawn: Tensor) -> Tensor:
-    """What stands in each box of the scenes drawn, uint8 [N,3,R,R], at full size: uint8 [all things,3,R,R]."""
+    """What stands in each box of the scenes drawn, uint8 [N,C,R,R], at full size: uint8 [all things,C,R,R]."""
     size, parts = drawn.shape[-1], []
     for scene, picture in zip(scenes, drawn):
         for x, y, side in (t.box for t in scene.things):
@@ -49,7 +52,7 @@ def read_right(scenes: list[Scene], layout: Layout) -> dict[str, float]:
     """For each script the share of the sentences in which as many things are read as there are, each where it stands, and the
     colour behind them. `layout` [N] is what was read in them."""
     right: dict[str, list[bool]] = {}
-    for scene, boxes, there, background in zip(scenes, *(x.cpu() for x in layout[1:])):
+    for scene, boxes, there, background in zip(scenes, layout.boxes.cpu(), layout.there.cpu(), layout.background.cpu()):
         said = torch.tensor([thing.box for thing in scene.things])
         colour = torch.tensor(scene.background).div(127.5).sub(1)
         right.setdefault(script_of(scene.text), []).append(
@@ -88,3 +91,17 @@ def judge_scenes(
                 "n": int(rows.sum()),
             }
     return figures
+
+
+def judge_colours(scenes: list[Scene], things: Tensor) -> dict[str, dict[str, float]]:
+    """Figures of the things that are given a colour, for each script: how often that is the one, of all of TINTS, that is nearest to
+    most of the thing (`right`), and of how many. things are uint8 [all things,4,R,R], colour and opacity, scene by scene."""
+    palette = torch.tensor([rgb for _, rgb in TINTS.values()]) / 255
+    found = main_colour(things[:, :3] / 255, things[:, 3:] / 255)[:, :, 0, 0]
+    nearest = torch.cdist(found, palette).argmin(1)
+    right: dict[str, list[bool]] = {}
+    said = ((script_of(scene.text), thing.tint) for scene in scenes for thing in scene.things)
+    for (script, tint), own in zip(said, palette[nearest]):
+        if tint is not None:
+            right.setdefault(script, []).append(torch.equal(own, torch.tensor(tint) / 255))
+    return {script: {"right": sum(own) / len(own), "n": len(own)} for script, own in right.items()}

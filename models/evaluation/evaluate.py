@@ -15,9 +15,9 @@ from ..data.folder import Example, read_folder, read_pictures
 from ..data.scenes import compose
 from ..features import EfficientNetLite
 from ..gan import GAN, check_ours
-from ..pictures import to_uint8
+from ..pictures import on_white, to_uint8
 from ..tensors import cached_tensors
-from .compositions import crops, judge_scenes, pictures_of, read_right, real_scenes
+from .compositions import crops, judge_colours, judge_scenes, pictures_of, read_right, real_scenes
 from .judge import VARIANT, Judge, Standard, captions_to_learn, counted, encode, look, train_judge
 from .metrics import NEIGHBOURS, concept_ranks, kid, mean_difference, nearest, precision_recall, r_precision, sliced_wasserstein
 from .questions import Row, questions
@@ -95,12 +95,15 @@ def evaluate(
     train = [i for i, example in enumerate(examples) if example.split == "train"]
     learn = captions_to_learn([examples[i] for i in train], seed)
     to_learn = sorted({text for texts in learn for text in texts})
-    scenes = []
+    scenes, coloured = [], []
     if gan.generator.config.things > 1 and all(example.concept for example in examples):
         with suppress(ValueError):  # a folder without names to compose
-            scenes = compose([examples[i] for i in train], 2 * captions, seed, held_out=True)
-    to_ask = sorted({text for row in rows for _, text in row.pairs + row.real} | {scene.text for scene in scenes})
-    drawn = sum(len(row.pairs) for row in rows) + 3 * len(scenes)
+            known = [examples[i] for i in train]
+            # What is painted is no longer what a thing looks like: whether it is right is asked of things in their own colours.
+            scenes = compose(known, 2 * captions, seed, held_out=True, tinted=0)
+            coloured = compose(known, captions, seed, held_out=True, tinted=1) if gan.generator.config.tints else []
+    to_ask = sorted({text for row in rows for _, text in row.pairs + row.real} | {scene.text for scene in scenes + coloured})
+    drawn = sum(len(row.pairs) for row in rows) + 3 * len(scenes) + len(coloured)
     meter = _Meter(progress, len(to_learn) + len(to_ask) + len(examples) + STEPS + 2 * drawn)
     cache = out / "cache"
 
@@ -129,7 +132,7 @@ def evaluate(
     made = [draw([text for _, text in row.pairs], gan.sample_z(seed, len(row.pairs))) for row in rows]
 
     concepts = _numbers([example.concept for example in examples])
-    compositions, composed = {}, []
+    compositions, composed, colours, painted = {}, [], {}, []
     if scenes:
         members = pictures_of(scenes, examples)
         sentences = asked[[place[scene.text] for scene in scenes]]
@@ -139,6 +142,16 @@ def evaluate(
         for kind, shown in zip(("generated", "real"), composed):
             found = standard(look(crops(scenes, shown), network, meter))
             compositions[kind] = judge_scenes(scenes, members, found, real, concepts)
+    if coloured:
+        sentences = asked[[place[scene.text] for scene in coloured]]
+        images, _ = gan.generate(sentences, gan.sample_z(seed, len(coloured)), progress=counted(meter), transparent=True)
+        painted = [torch.from_numpy(to_uint8(on_white(images))).permute(0, 3, 1, 2)]
+        members = torch.tensor(pictures_of(coloured, examples)).flatten()
+        drawn = crops(coloured, torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2))
+        colours = {
+            "generated": judge_colours(coloured, drawn),
+            "real": judge_colours(coloured, torch.cat([pictures[members], opacity[members]], 1)),
+        }
     alignment = []
     means: dict[str, set[int]] = {}
     for example, number in zip(examples, concepts.tolist()):
@@ -171,12 +184,13 @@ def evaluate(
         "distribution": _distribution(made[0][1], real, pictures, train, held_out, standard, network, seed),
         "alignment": alignment,
         "compositions": compositions,
+        "colours": colours,
         "diversity": diversity,
         "memorisation": [_nearest(group, pictures[train], real[train]) for group in groups],
         "speed": _speed(gan, model, asked, rows[0].pairs[0][1], place),
     }  # fmt: skip
     meter.reach(meter.total)
-    write_report(result, out, rows, made, pictures, diverse, groups, [scene.text for scene in scenes], composed)
+    write_report(result, out, rows, made, pictures, diverse, groups, (scenes, composed), (coloured, painted))
     return result
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.scenes import Scene
+from ..data.sentences import TINTS
 from ..pictures import contact_sheet
 from .questions import Row
 
@@ -31,10 +33,10 @@ class Group:
 
 def write_report(
     result: dict, out: Path, rows: list[Row], made: list, pictures: Tensor, diverse: list, groups: list[Group],
-    scenes: list[str], composed: list[Tensor],
+    composed: tuple[list[Scene], list[Tensor]], painted: tuple[list[Scene], list[Tensor]],
 ) -> None:  # fmt: skip
-    """evaluation.json, evaluation.md and the sheets. `made` holds (pictures, features) of every row of captions, `composed`
-    generated and real pictures of every one of `scenes`."""
+    """evaluation.json, evaluation.md and the sheets. `made` holds (pictures, features) of every row of captions, `composed` scenes
+    and generated and real pictures of each, `painted` scenes with colours and generated ones of each."""
     out.mkdir(parents=True, exist_ok=True)
     sheets = []
     for number, (row, (drawn, _)) in enumerate(zip(rows, made)):
@@ -47,12 +49,15 @@ def write_report(
         title = f"{row.title} ({row.script})" if row.script else row.title
         note = "Rows in pairs: generated, and below it the real picture that has this caption. " + _quote(t for _, t in shown)
         sheets.append((title[0].upper() + title[1:], _save(lines, ACROSS, out / f"captions-{number:02d}.png"), note))
-    if scenes:
-        lines = []
-        for start in range(0, min(2 * SHOWN, len(scenes)), ACROSS):
-            lines += [x for shown in composed for x in _fill(shown[start : start + ACROSS], ACROSS)]
-        note = "Rows in pairs: generated, and below it real pictures pasted as the prompt says. " + _quote(scenes[: 2 * SHOWN])
-        sheets.append(("Held-out compositions", _save(lines, ACROSS, out / "compositions.png"), note))
+    for title, (scenes, kinds), name, note in (
+        ("Held-out compositions", composed, "compositions", "Rows in pairs: generated, and below it real pictures pasted as the prompt says."),
+        ("Colours", painted, "colours", "Generated."),
+    ):  # fmt: skip
+        if scenes:
+            starts = range(0, min(2 * SHOWN, len(scenes)), ACROSS)
+            lines = [x for start in starts for shown in kinds for x in _fill(shown[start : start + ACROSS], ACROSS)]
+            note += " " + _quote(scene.text for scene in scenes[: 2 * SHOWN])
+            sheets.append((title, _save(lines, ACROSS, out / f"{name}.png"), note))
     if diverse:
         most = max(len(m) for _, m, _ in diverse)
         lines = [x for _, m, r in diverse[: SHOWN // 2] for x in (*_fill(m, most + 1), *_fill(r, most))]
@@ -131,6 +136,8 @@ def _markdown(result: dict, sheets: list[tuple[str, Path, str]]) -> str:
     parts += ["## Does it show what was asked?", _alignment(result["alignment"], concepts)]
     if result["compositions"]:
         parts += ["## Compositions", _compositions(result["compositions"])]
+    if result["colours"]:
+        parts += ["## Colours", _colours(result["colours"])]
     parts += ["## Several z", _diversity(result["diversity"])]
     parts += ["## Memorisation", _table(
         ["pictures", "mean distance to the nearest training picture", "median", "n"],
@@ -204,6 +211,18 @@ def _compositions(figures: dict) -> str:
     )
     head = ["script", "sentence read right", "both things right", "both among the ten nearest", "relation right", "n"]
     return note + "\n\n" + _table(head, rows)
+
+
+def _colours(figures: dict) -> str:
+    note = (
+        "Two things that never met in training, given colours that they need not have. Generated / real pictures in their own colours: "
+        f"how often most of a thing is nearer to the colour it is given than to the {len(TINTS) - 1} others."
+    )
+    rows = [
+        [script, f"{own['right']:.3f} / {figures['real'][script]['right']:.3f}", own["n"]]
+        for script, own in figures["generated"].items()
+    ]
+    return note + "\n\n" + _table(["script", "in the colour that was said", "n"], rows)
 
 
 def _diversity(figures: dict | None) -> str:

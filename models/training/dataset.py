@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.folder import Example, Pictures
 from ..data.scenes import MAX_THINGS, Scene, paste
-from ..data.sentences import WHITE, WHOLE
+from ..data.sentences import RGB, WHITE, WHOLE
 from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
@@ -34,7 +34,8 @@ OTHERS = 64  # captions that the discriminator tells from a picture's own
 AHEAD = 4  # batches that are made while a GPU works on one
 MAX_CONCEPTS = 2048  # that a generator is given memory for
 
-ALONE = torch.tensor([WHOLE])  # the boxes of a picture by itself
+ALONE = torch.tensor([WHOLE])  # the boxes of a picture by itself,
+UNTINTED = torch.zeros(1, 4)  # and the colours that it is given: none
 HELD = 0.25  # of a GPU's free memory, that pictures may take which are kept there
 
 T = TypeVar("T")
@@ -80,12 +81,15 @@ class Ahead(Generic[T]):
 
 
 class SceneRow(NamedTuple):
-    """A scene by numbers: its caption, the captions of its things alone, their boxes [M,3], and the RGB of its background."""
+    """A scene by numbers: its caption, the captions of its things alone, their boxes [M,3], the RGB of its background, and the
+    colours that its things are given, as in `Layout` [M,4]. Pictures are not painted in them: what a generator draws is only
+    painted at last, exactly."""
 
     caption: int
     things: list[int]
     boxes: Tensor
-    background: tuple[int, int, int]
+    background: RGB
+    tints: Tensor
 
 
 @dataclass
@@ -183,7 +187,7 @@ class Dataset:
                 subjects.append(self.scenes[int(which[i] * len(self.scenes))])
             else:
                 caption = self._caption(pictures[i], kind[i], which[i])
-                subjects.append(SceneRow(caption, [caption], ALONE, WHITE))
+                subjects.append(SceneRow(caption, [caption], ALONE, WHITE, UNTINTED))
         return subjects
 
     def _captions(self, picture: int) -> set[int]:
@@ -238,7 +242,8 @@ def build_dataset(
     texts = sorted({text for kind in kinds for captions in kind for text in captions})
     alone = len(texts)
     index = {text: i for i, text in enumerate(texts)}
-    texts += sorted({scene.text for scene in scenes} - index.keys())
+    said = {text for scene in scenes for text in (scene.text, *(thing.caption for thing in scene.things))}
+    texts += sorted(said - index.keys())
     index |= {text: i for i, text in enumerate(texts)}
     tokens, lengths, pooled = _conditions(texts, model, cache, progress)
     ends = lengths.cumsum(0).tolist()
@@ -266,10 +271,15 @@ def build_dataset(
         [[index[text] for text in group] for group in concepts.values()],
         [number.get(example.captions, -1) for example in examples],
         read.opacity,
-        [
-            SceneRow(index[s.text], [index[t.caption] for t in s.things], torch.tensor([t.box for t in s.things]), s.background)
-            for s in scenes
-        ],
+        [_row(scene, index) for scene in scenes],
+    )
+
+
+def _row(scene: Scene, index: dict[str, int]) -> SceneRow:
+    captions, boxes, tints = zip(*scene.things)
+    tints = [(0.0,) * 4 if tint is None else (1.0, *(value / 127.5 - 1 for value in tint)) for tint in tints]
+    return SceneRow(
+        index[scene.text], [index[text] for text in captions], torch.tensor(boxes), scene.background, torch.tensor(tints)
     )
 
 

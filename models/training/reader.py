@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.sentences import WHITE
 from ..generator import Generator
 from ..layout import Layout, LayoutReader, Reading
-from .dataset import ALONE, Dataset, SceneRow
+from .dataset import ALONE, UNTINTED, Dataset, SceneRow
 
 FINDS = 400  # batches of captions that the memory learns to find its concepts by: seconds
 CAPTIONS = 1024  # in each, of which equal shares name the thing, its style too, or are keywords
@@ -74,7 +74,7 @@ def fit_reader(
     rest of the generator reads each thing of a scene as it reads a prompt of one. The memory must have its keys.
     """
     reader = generator.to(device).layout
-    singles = [SceneRow(i, [i], ALONE, WHITE) for i, meant in enumerate(dataset.meant) if len(meant)]
+    singles = [SceneRow(i, [i], ALONE, WHITE, UNTINTED) for i, meant in enumerate(dataset.meant) if len(meant)]
     random = torch.Generator().manual_seed(seed)
 
     def lesson() -> Tensor:
@@ -85,7 +85,8 @@ def fit_reader(
             for i in torch.randint(len(pool), (BATCH // 2,), generator=random).tolist()
         ]
         backgrounds = torch.tensor([row.background for row in rows]).div(127.5).sub(1)
-        target = Layout.stack([(dataset.pooled[row.things], row.boxes, colour) for row, colour in zip(rows, backgrounds)])
+        meant = [(dataset.pooled[row.things], row.boxes, colour, row.tints) for row, colour in zip(rows, backgrounds)]
+        target = Layout.stack(meant)
         reading = reader(*(x.to(device) for x in dataset.condition([row.caption for row in rows])))
         return reading_loss(reading, target.to(device), generator)
 
@@ -135,6 +136,10 @@ def reading_loss(reading: Reading, layout: Layout, generator: Generator) -> Tens
     meaning = F.kl_div(weights, generator.memory(meant), reduction="batchmean")
     coloured = (layout.background < 1).any(1)
     colour = (reading.colour - layout.background).abs().mean(1)
+    tints = 0.0
+    if reading.tints is not None:
+        (tinted, tint), (given, said) = (x[there].tensor_split([1], 1) for x in (reading.tints[:, :most], layout.tints))
+        tints = F.binary_cross_entropy_with_logits(tinted, given) + ((tint - said).abs().mean(1, keepdim=True) * given).mean()
     return (
         F.mse_loss(found, meant)
         + MEANING * meaning
@@ -142,4 +147,5 @@ def reading_loss(reading: Reading, layout: Layout, generator: Generator) -> Tens
         + F.cross_entropy(reading.counts, there.sum(1) - 1)
         + F.binary_cross_entropy_with_logits(reading.coloured, coloured.float())
         + (colour * coloured).mean()
+        + tints
     )

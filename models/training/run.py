@@ -108,7 +108,7 @@ def train_folder(
         generator = replace(known, resolution=resolution, channels=channels, chooses=int(known.concepts > 0))
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     if scenes:
-        generator = replace(generator, things=MAX_THINGS)
+        generator = replace(generator, things=MAX_THINGS, tints=generator.tints if resume else 1)
     torch.manual_seed(config.seed)
     card = Card(
         name=out.stem,
