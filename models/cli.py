@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("--strength", type=float, default=1.0, help="of the style: 0 to 2 (1)")
     edit.add_argument("--slide", default="", metavar="N=FAR,N=FAR", help="move along the Nth direction: 1=4,3=-2.5")
     edit.add_argument("--method", default="sefa", help="of finding directions: sefa or pca (sefa)")
+    edit.add_argument("--paint", metavar="COLOURS", default="", help="things, in the order of the prompt: red, -, #3366cc; - leaves one")
+    edit.add_argument("--background", metavar="COLOUR", help="put them on this colour")
     edit.add_argument("--vary", type=_from_one, metavar="N", help="make N variations of each")
     edit.add_argument("--variation", type=float, default=0.3, help="how far they go, 0 to 1 (0.3)")
     edit.add_argument("--seed", type=_from_zero, default=0, help="of the variations (0)")
@@ -476,7 +478,8 @@ def _edit(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.out} should end in {latents.LATENT_FILE}: that is the one format written.")
     if options.out.exists():
         raise FileExistsError(f"{options.out} is there already: choose another name, or move it away.")
-    slides = _slides(options.slide)
+    slides, things = _slides(options.slide), latents.colours(options.paint)
+    background = None if options.background is None else latents.colour_of(options.background)
     device = _device(options.device)
     gan = _load_gan(options, device)
     layers = latents.layers_of(gan.generator, options.layers.split(" and "))
@@ -507,6 +510,7 @@ def _edit(options: argparse.Namespace) -> None:
     for number, far in slides:
         direction = latents.directions(gan, options.method, layers, number)[number - 1 :]
         latent = latents.slide(latent, direction, direction.new_tensor([far]), layers, gan.generator.num_styles)
+    latent = latents.paint(latent, things, background)
     if options.vary is not None:
         latent = latents.vary(latent, options.vary, options.variation, options.seed)
     pictures, latent = drawn(latent)

@@ -77,7 +77,8 @@ class Latent:
     are those of the thing that the prompt names first, as drawn, shifts and all; None where nothing was drawn yet.
     style_shift [N,M,num_styles,style_dim] and sketch_shift [N,M,C,R,R] are added to the styles and the sketch that z and the
     prompt give; None where nothing is. M is 1, for every thing alike, or counts things. background [N,3], RGB in -1..1, takes
-    the place of the prompt's where it is not None.
+    the place of the prompt's where it is not None. So do tints [N,M,4] where they are more than 0: how far a thing is given a
+    colour, 0..1, and which, in -1..1 and times that, so that what lies between two latents is the sum of their shares.
     """
 
     z: Tensor
@@ -86,6 +87,7 @@ class Latent:
     style_shift: Tensor | None = None
     sketch_shift: Tensor | None = None
     background: Tensor | None = None
+    tints: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.z)
@@ -110,7 +112,7 @@ class Latent:
         return cls(**{name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()})
 
 
-LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5, "background": 2}
+LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5, "background": 2, "tints": 3}
 
 
 class Scores(NamedTuple):
@@ -203,6 +205,8 @@ class AnyGAN(nn.Module):
         expected = self.latent_shapes()
         for name, tensor in latent.to_dict().items():
             own = tuple(tensor.shape[tensor.ndim - len(expected[name]) :])
+            if name in ("background", "tints") and not expected[name]:
+                raise ValueError(f"The GAN {self.card.name} cannot be told colours: take one trained with scenes.")
             if own != expected[name] or not expected[name]:
                 raise ValueError(
                     f"This latent is of another GAN: its {name} has shape {list(tensor.shape)}, which {self.card.name} cannot "
@@ -263,6 +267,7 @@ class GAN(AnyGAN):
             "looks": (config.looks if config.concepts else 0,),
             "sketch_shift": (channels, side, side) if config.concepts else (),
             "background": (3,) if config.things else (),
+            "tints": (4,) if config.things else (),
         }
 
     def read(self, condition: Condition) -> Text:
@@ -354,6 +359,8 @@ class GAN(AnyGAN):
                 text = each(lambda x: x[where], text)
             if "background" in source:
                 text = text.on(source["background"])
+            if "tints" in source:
+                text = text.painted(source["tints"])
             choice = None if part.choice is None else part.choice.to(self.device)
             shifts = source.get("style_shift"), source.get("sketch_shift")
             return self._run(self._paint, source["z"], psi, *text[:5], choice, *text.layout, *shifts, transparent=transparent)

@@ -82,6 +82,13 @@ class Text(NamedTuple):
         """The same, on a background [B,3] in -1..1."""
         return self._replace(layout=self.layout._replace(background=background))
 
+    def painted(self, tints: Tensor) -> "Text":
+        """The same, with things in the colours that tints [B,M,4] give them, as in a `Latent`."""
+        own = _for_things(tints, self.layout.boxes).expand(-1, self.layout.boxes.shape[1], -1)
+        own = torch.cat([own[:, :, :1], own[:, :, 1:] / own[:, :, :1].clamp(min=1e-6)], 2)
+        said = torch.zeros_like(own) if self.layout.tints is None else self.layout.tints
+        return self._replace(layout=self.layout._replace(tints=torch.where(own[:, :, :1] > 0, own, said)))
+
 
 class Code(NamedTuple):
     """All that tells one picture of a prompt from another: of each thing a style vector for each convolution, coarse to

@@ -12,13 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import ImageColor
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .condition import Condition
+from .data.sentences import CHINESE, ENGLISH, RGB
 from .gan import LATENT_DIMENSIONS, AnyGAN, Latent
 from .generator import LOOK_SHARPNESS, Generator
 from .tensors import save_tensors
+from .tint import given
 
 RANGES = {"coarse": (4, 8), "middle": (16, 32), "fine": (64, math.inf)}  # pixels of the convolutions, as StyleGAN divides them
 EASINGS = ("linear", "smooth")
@@ -74,7 +77,7 @@ def join(latents: Sequence[Latent]) -> Latent:
     """Latents one after the other; edits that some lack are none there."""
     things = {
         name: max((getattr(latent, name).shape[1] for latent in latents if getattr(latent, name) is not None), default=0)
-        for name in ("style_shift", "sketch_shift")
+        for name in ("style_shift", "sketch_shift", "tints")
     }
     joined = {"z": torch.cat([latent.z for latent in latents])}
     for name, most in things.items():
@@ -191,6 +194,37 @@ def slide(latent: Latent, directions: Tensor, strengths: Tensor, layers: Sequenc
     shift[:, :, layers] = moved[:, None, None]
     own = latent.style_shift
     return replace(latent, style_shift=shift if own is None else own + shift, styles=None, looks=None)
+
+
+def colour_of(text: str) -> RGB:
+    """The RGB of a colour by its name, the one in which the prompt would paint it, or as CSS writes it, "#36c" say. ValueError for
+    anything else."""
+    name = text.strip().lower()
+    try:
+        return {**ENGLISH.tints, **CHINESE.tints}.get(name) or ImageColor.getrgb(name)[:3]
+    except ValueError:
+        raise ValueError(f"{text.strip()!r:.40} is no colour: write a name, as dark red, or #rrggbb.") from None
+
+
+def paint(latent: Latent, things: Sequence[RGB | None], background: RGB | None = None) -> Latent:
+    """latent [N] with things in these colours, in the order in which a prompt names them, one for all that there are or one for each,
+    and on this background. None leaves what the prompt says, or was painted before. Its styles stay as they were drawn."""
+    changed = {}
+    if any(rgb is not None for rgb in things):
+        own = torch.tensor([given(rgb) for rgb in things]).expand(len(latent), -1, -1)
+        if latent.tints is not None:
+            most = max(own.shape[1], latent.tints.shape[1])
+            own, before = (_of_things(tints, len(latent), most, tints.shape[2:]) for tints in (own, latent.tints))
+            own = torch.where(own[:, :, :1] > 0, own, before)
+        changed["tints"] = own
+    if background is not None:
+        changed["background"] = torch.tensor([given(background)[1:]]).expand(len(latent), -1)
+    return replace(latent, **changed)
+
+
+def colours(text: str) -> list[RGB | None]:
+    """"red, -, #36c" -> the colours of things in the order in which a prompt names them, None for a dash. ValueError for another."""
+    return [None if part.strip() in ("-", "") else colour_of(part) for part in re.split("[,，、]", text)]
 
 
 def save_latent(latent: Latent, path: Path, gan: AnyGAN, note: str = "") -> Path:

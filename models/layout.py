@@ -25,8 +25,8 @@ READER_HEADS = 4
 
 class Layout(NamedTuple):
     """Of M things the pooled vectors [B,M,P], as of prompts of each alone, and the boxes [B,M,3] (centre x and y, side, on a
-    canvas of side 1, y downwards); which of them are there [B,M]; the background's colour [B,3] in -1..1; and whether each thing
-    is given a colour, 1 or 0, and which, in -1..1 [B,M,4], None where none is."""
+    canvas of side 1, y downwards); which of them are there [B,M]; the background's colour [B,3] in -1..1; and how far each thing is
+    given a colour, 0..1, and which, in -1..1 [B,M,4], None where none is."""
 
     pooled: Tensor
     boxes: Tensor

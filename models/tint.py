@@ -23,16 +23,15 @@ DARKEST = 0.05  # luma that is told from black, and from white
 
 def recolour(rgb: Tensor, opacity: Tensor, territories: Tensor | None, tints: Tensor) -> Tensor:
     """rgb [B,3,R,R] in -1..1 and its opacity [B,1,R,R]; how much of every pixel each of M things has, territories [B,M,R,R]
-    (None: M = 1, all of it); for each thing whether it is given a colour, 1 or 0, and which, in -1..1, tints [B,M,4] -> rgb with
+    (None: M = 1, all of it); for each thing how far it is given a colour, 0..1, and which, in -1..1, tints [B,M,4] -> rgb with
     those things in their colours. The others stay as they are, bit by bit."""
     apart = max(rgb.shape[2] // SAMPLED, 1)
-    sampled, seen = (x[:, :, ::apart, ::apart] for x in (rgb, opacity))
+    sampled, seen = _unit(rgb[:, :, ::apart, ::apart]), opacity[:, :, ::apart, ::apart]
     things = []
-    for i, (given, tint) in enumerate(zip(tints[:, :, 0].unbind(1), tints[:, :, 1:].unbind(1))):
-        share = given[:, None, None, None]
-        territory = share if territories is None else share * territories[:, i, None]
-        own = main_colour(_unit(sampled), seen * (territory if territories is None else territory[:, :, ::apart, ::apart]))
-        things.append((territory, luma_chroma(own), _unit(tint[:, :, None, None])))
+    for i, tint in enumerate(tints[:, :, :, None, None].unbind(1)):
+        share = tint[:, :1] if territories is None else tint[:, :1] * territories[:, i, None]
+        own = main_colour(sampled, seen * (share if territories is None else share[:, :, ::apart, ::apart]))
+        things.append((share, luma_chroma(own), _unit(tint[:, 1:])))
     # A CPU's cache, and what it has of memory that was touched already, hold the steps between of some pixels, not of all.
     rows = rgb.shape[2] if rgb.device.type != "cpu" else max(AT_ONCE // (len(rgb) * rgb.shape[3]), 1)
     parts = []
@@ -41,12 +40,17 @@ def recolour(rgb: Tensor, opacity: Tensor, territories: Tensor | None, tints: Te
         colours = _unit(part)
         luma, *chroma = luma_chroma(colours)
         vivid = length(*chroma)
-        for territory, (own_luma, *own_chroma), tint in things:
-            share = territory if territories is None else territory[:, :, top : top + rows]
+        for share, (own_luma, *own_chroma), tint in things:
+            share = share if territories is None else share[:, :, top : top + rows]
             share = share * belonging(*chroma, vivid, *own_chroma)
             part = torch.addcmul(part, share, painted(luma, own_luma, tint) - colours, value=2)
         parts.append(part)
     return torch.cat(parts, 2)
+
+
+def given(rgb: tuple[int, int, int] | None) -> list[float]:
+    """A row of tints: this colour, 0..255; or none."""
+    return [0.0] * 4 if rgb is None else [1.0, *(value / 127.5 - 1 for value in rgb)]
 
 
 def main_colour(colours: Tensor, share: Tensor) -> Tensor:

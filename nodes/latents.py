@@ -242,6 +242,38 @@ class Vary(io.ComfyNode):
         return io.NodeOutput(work.vary(Latent.from_dict(latent), count, strength, seed).to_dict())
 
 
+class Paint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return _node(
+            "Paint",
+            "Paint GAN Latent",
+            (
+                "Gives the things of a drawing exact colours, and its background one. Shapes, shading, outlines and other colours"
+                " stay. Colours that the prompt names need no such node."
+            ),
+            ["recolor", "recolour", "tint", "palette", "background colour"],
+            [
+                LATENT.Input("latent", tooltip="To paint; of a batch each alike."),
+                io.String.Input(
+                    "colours",
+                    default="red",
+                    tooltip=(
+                        "One for all things, or one for each in the order of the prompt, with commas between, as red, -, #3366cc;"
+                        " - leaves a thing as it is."
+                    ),
+                ),
+                io.String.Input("background", default="", tooltip="Its colour, as light blue or #eef; empty: as the prompt says."),
+            ],
+            [_latent_output("Painted, to draw with the generator.")],
+        )
+
+    @classmethod
+    def execute(cls, latent, colours, background) -> io.NodeOutput:
+        behind = work.colour_of(background) if background.strip() else None
+        return io.NodeOutput(work.paint(Latent.from_dict(latent), work.colours(colours), behind).to_dict())
+
+
 class Sliders(io.ComfyNode):
     @classmethod
     def define_schema(cls):

@@ -34,7 +34,7 @@ TRAINING = "train_on_my_folder"
 ALL = sorted([*NAMES, *EDITING, *DESIGNING, TRAINING])
 NODES = [
     "LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "ImageToLatent", "Restore", "Restyle",
-    "MixStyles", "Interpolate", "TravelPrompts", "Average", "Pick", "Vary", "Sliders", "SeedExplorer", "SaveLatent", "LoadLatent",
+    "MixStyles", "Interpolate", "TravelPrompts", "Average", "Pick", "Vary", "Paint", "Sliders", "SeedExplorer", "SaveLatent", "LoadLatent",
     "Dataset", "Train", "Convert",
 ]  # fmt: skip
 PICTURES = {

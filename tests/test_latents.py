@@ -1,14 +1,17 @@
 """Designing with latents, on the bundled model: what changes, what stays, and by how much."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
-from llm_gan.models.gan import Latent
+from llm_gan.models.condition import Recipe
+from llm_gan.models.data.sentences import ENGLISH
+from llm_gan.models.gan import GAN, Latent
+from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.latents import (
     average,
+    colour_of,
+    colours,
     directions,
     indices,
     interpolate,
@@ -16,11 +19,13 @@ from llm_gan.models.latents import (
     layers_of,
     load_latent,
     mix,
+    paint,
     save_latent,
     slide,
     travel,
     vary,
 )
+from llm_gan.models.tint import main_colour
 
 
 @pytest.fixture(scope="module")
@@ -207,11 +212,60 @@ def test_directions_that_are_not_there_are_refused(gan):
         directions(gan, "sefa", [0], 5000)
 
 
+# ------------------------------------------------------------------------------------------------------- colours
+
+
+def shown(gan, condition, latent):
+    """What most of the left and of the right half has for a colour, 0..255."""
+    picture = gan.generate(condition, latent, transparent=True)[0].permute(0, 3, 1, 2)
+    return [main_colour(half[:, :3], half[:, 3:])[0, :, 0, 0] * 255 for half in picture.tensor_split(2, 3)]
+
+
+def test_things_are_painted_in_their_order(gan, apples):
+    condition = LanguageModel.load("gemma-3-270m").encode(["a house and a balloon"], gan.recipe)
+    latent = Latent(apples[1].z[[0]])
+    house, balloon = shown(gan, condition, latent)
+    red, blue = (colour_of(text) for text in ("red", "#3366cc"))
+    left, right = shown(gan, condition, paint(latent, [red, None]))
+    assert (left - torch.tensor(red)).abs().max() < 30 and (right - balloon).abs().max() < 5
+    left, right = shown(gan, condition, paint(paint(latent, [red, None]), [None, blue]))
+    assert (left - torch.tensor(red)).abs().max() < 30 and (right - torch.tensor(blue)).abs().max() < 30
+    left, right = shown(gan, condition, paint(latent, [blue]))
+    assert (left - torch.tensor(blue)).abs().max() < 30 and (right - torch.tensor(blue)).abs().max() < 30
+    assert torch.equal(gan.generate(condition, paint(latent, [None, None]))[0], gan.generate(condition, latent)[0])
+
+
+def test_colours_are_walked(gan, apples):
+    plain, red, blue = (paint(Latent(apples[1].z[[0]]), [rgb]) for rgb in (None, (220, 40, 40), (20, 40, 240)))
+    walk = interpolate(join([plain, red, blue]), 5)
+    assert walk.tints[:, 0, 0].tolist() == [0, 0.5, 1, 1, 1]
+    half = walk.tints[1, 0]
+    assert torch.allclose(half[1:] / half[0], red.tints[0, 0, 1:])  # a paler red, not another colour
+    assert torch.allclose(walk.tints[3], (red.tints[0] + blue.tints[0]) / 2)
+    assert average(join([red, blue])).tints.shape == (1, 1, 4) and vary(red, 2, 0.1, 0).tints.shape == (2, 1, 4)
+
+
+def test_colours_are_names_or_codes():
+    assert colours("red, -, #36c,") == [ENGLISH.tints["red"], None, (51, 102, 204), None]
+    assert colours("深红、dark red") == [ENGLISH.tints["dark red"]] * 2 and colour_of("Tomato") == (255, 99, 71)
+    assert colours("") == [None]
+    for text in ("reddish", "#12", "rgb(1"):
+        with pytest.raises(ValueError, match="is no colour"):
+            colour_of(text)
+
+
+def test_a_gan_that_draws_its_background_is_not_told_colours():
+    config = GeneratorConfig(16, (8, 8), z_dim=64, text_dim=8, token_dim=8, attention=(8,), heads=1)
+    plain = GAN(config, None, Recipe("words", "0", 8))
+    with pytest.raises(ValueError, match="cannot be told colours"):
+        plain.check_latent(paint(Latent(torch.zeros(1, 64)), [(1, 2, 3)]))
+
+
 # ------------------------------------------------------------------------------------------------------- files
 
 
 def test_a_latent_is_saved_whole_and_never_over_another(gan, conditions, apples, tmp_path):
-    latent = replace(apples[1], background=torch.zeros(4, 3))
+    latent = paint(apples[1], [(255, 0, 0), None], (0, 128, 0))
     path = save_latent(latent, tmp_path / "apples.latent.safetensors", gan, "four apples")
     loaded, metadata = load_latent(path)
     assert metadata["note"] == "four apples" and metadata["gan"] == gan.card.name

@@ -102,6 +102,11 @@ CONTRACT = {
         "latent LLMGAN_LATENT, count INT, strength FLOAT, seed INT",
         "latent LLMGAN_LATENT",
     ),
+    "LLMGAN_Paint": (
+        "Paint GAN Latent",
+        "latent LLMGAN_LATENT, colours STRING, background STRING",
+        "latent LLMGAN_LATENT",
+    ),
     "LLMGAN_Sliders": (
         "Latent Sliders",
         (
@@ -685,6 +690,19 @@ def test_latents_are_mixed_walked_averaged_picked_and_varied(pack, gan, draw, en
     mean, = pack.run("Average", latent=batch, weight=0.0, other=picked)
     varied, = pack.run("Vary", latent=mean, count=2, strength=0.2, seed=1)
     assert len(draw(conditioning, latent=varied)[0]) == 2
+
+
+def test_latents_are_painted(pack, draw, encode):
+    conditioning = encode("a house")
+    pictures, latent = draw(conditioning)
+    painted, = pack.run("Paint", latent=latent, colours="#0000ff", background="#00ff00")
+    blue = draw(conditioning, latent=painted)[0]
+    assert torch.allclose(blue[:, 0, 0], torch.tensor([0.0, 1.0, 0.0]), atol=0.02)
+    assert blue[:, 40:88, 40:88, 2].mean() > pictures[:, 40:88, 40:88, 2].mean() + 0.2
+    left, = pack.run("Paint", latent=latent, colours="", background="")
+    assert torch.equal(draw(conditioning, latent=left)[0], pictures)
+    with pytest.raises(ValueError, match="'no such' is no colour"):
+        pack.run("Paint", latent=latent, colours="red, no such", background="")
 
 
 def test_prompts_are_travelled_in_one_drawing(pack, draw, encode):

@@ -23,6 +23,7 @@ from ..language.model import LanguageModel
 from ..layout import Layout
 from ..memory import ConceptMemory
 from ..tensors import cached_tensors
+from ..tint import given
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
 KEYWORD = 0.12  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
@@ -277,10 +278,8 @@ def build_dataset(
 
 def _row(scene: Scene, index: dict[str, int]) -> SceneRow:
     captions, boxes, tints = zip(*scene.things)
-    tints = [(0.0,) * 4 if tint is None else (1.0, *(value / 127.5 - 1 for value in tint)) for tint in tints]
-    return SceneRow(
-        index[scene.text], [index[text] for text in captions], torch.tensor(boxes), scene.background, torch.tensor(tints)
-    )
+    tints = torch.tensor([given(tint) for tint in tints])
+    return SceneRow(index[scene.text], [index[text] for text in captions], torch.tensor(boxes), scene.background, tints)
 
 
 def concepts_of(examples: list[Example]) -> dict[tuple[str, ...], list[str]]:
