@@ -1,5 +1,6 @@
 """The nodes of the GAN: Load, Generate, Score, Save."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -192,7 +193,8 @@ class Generate(io.ComfyNode):
 
 def _once(latent: Latent) -> Latent:
     """One block of the latent, where it is the same block over and over: pictures of several prompts share theirs."""
-    parts = [part.flatten(1) for part in (latent.z, latent.style_shift, latent.sketch_shift) if part is not None]
+    given = replace(latent, styles=None, looks=None).to_dict()  # those as drawn are of the prompt, too
+    parts = [part.flatten(1) for part in given.values()]
     rows, count = torch.cat(parts, 1), len(latent)
     periods = (n for n in range(1, count + 1) if count % n == 0 and torch.equal(rows[n:], rows[: count - n]))
     return latent[: next(periods)]

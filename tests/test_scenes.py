@@ -346,6 +346,27 @@ def test_the_bundled_model_finds_the_things_that_people_name():
         assert right > 0.85, missed
 
 
+def test_the_bundled_model_reads_the_colours_that_people_name():
+    """In prompts written by hand (typed_colours.json): of each thing the colour that it is given, or that it is given none."""
+    typed = json.loads((Path(__file__).parent / "typed_colours.json").read_text("utf-8"))
+    gan, model = load_gan(DEFAULT_GAN), LanguageModel.load("gemma-3-270m")
+    known = {**ENGLISH.tints, **CHINESE.tints}
+    palette = sorted(set(known.values()))
+    for chinese in (False, True):
+        own = {prompt: tints for prompt, tints in typed.items() if is_chinese(prompt) == chinese}
+        with torch.no_grad():
+            layout = gan.read(model.encode(list(own), gan.recipe)).layout
+        nearest = torch.cdist(layout.tints[:, :, 1:].add(1).mul(127.5), torch.tensor(palette).float()[None]).argmin(2)
+        missed = []
+        for (prompt, said), there, given, near in zip(own.items(), layout.there, layout.tints[:, :, 0] > 0, nearest):
+            found = [palette[i] if tinted else None for i, tinted in zip(near[there].tolist(), given[there].tolist())]
+            if found != [tint and known[tint] for tint in said]:
+                missed.append((prompt, found))
+        right = 1 - len(missed) / len(own)
+        print(f"{'Chinese' if chinese else 'English'}: the colours of {right:.3f} of {len(own)} prompts read right")
+        assert right > 0.85, missed
+
+
 def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "UNDERSTOOD", 3.0)  # what this one learns in one lesson of seconds
     gan, dataset, _ = setup(folder, tmp_path)
