@@ -353,8 +353,8 @@ BROKEN = {
     "hostile size within": (lambda f: corrupt_config(f, text_config={"num_hidden_layers": 10**9}), "is 1000000000"),
     "text for a size": (lambda f: corrupt_config(f, vocab_size="many"), "vocab_size is 'many'"),
     "another width": (lambda f: corrupt_config(f, hidden_size=64), "has the shape .* instead of"),
-    "more numbers than weights": (lambda f: corrupt_config(f, intermediate_size=4_000_000), "asks for 19.* numbers"),
-    "another size": (lambda f: corrupt_config(f, intermediate_size=50), "cannot be loaded|incomplete"),
+    "more numbers than weights": (lambda f: corrupt_config(f, intermediate_size=4_000_000), "asks for 19.* numbers|do not fit"),
+    "another size": (lambda f: corrupt_config(f, intermediate_size=50), "cannot be loaded|incomplete|do not fit"),
     "more layers than weights": (lambda f: corrupt_config(f, num_hidden_layers=6), "layer 6 of 6 is missing"),
     "a missing tensor": (lambda f: drop_tensors(f, "layers.2.mlp.up_proj"), "layers.2.mlp.up_proj.* missing"),
     "a missing embedding": (lambda f: drop_tensors(f, "embed_tokens"), "embed_tokens.* missing"),
@@ -440,7 +440,9 @@ def test_reading_keeps_only_the_layers_it_needs(tiny, tiny_folder):
     assert sum(p.numel() for p in reading.parameters()) < sum(p.numel() for p in tiny.parameters())
     assert len(reading.reader.layers) == reading.recipe().layer == round(0.78 * 5)
     a, b = reading.encode(PROMPTS), tiny.encode(PROMPTS)
-    assert torch.equal(a.tokens, b.tokens) and torch.equal(a.pooled, b.pooled) and a.recipe == b.recipe
+    for one, other in ((a.tokens, b.tokens), (a.pooled, b.pooled)):  # which transformers 4 leaves to our own decoder
+        assert torch.allclose(one, other, atol=1e-5)
+    assert a.recipe == b.recipe
     with pytest.raises(ValueError, match="layer 5, but tiny has 5 layers, of which 4 are loaded"):
         reading.encode(["a"], reading.recipe(layer=5))
     reading.device = torch.device("cpu")  # ComfyUI's patcher notes it on the module

@@ -24,7 +24,9 @@ from ..linear import product
 @dataclass(frozen=True)
 class DecoderConfig:
     gemma: bool  # norms before and after each part and of queries and keys, a gated GELU; Llama: norms before, a gated SiLU
-    width: int  # of a hidden state
+    width: int  # of a hidden state,
+    inner: int  # within an MLP,
+    size: int  # and of a head
     heads: int
     key_heads: int  # each serves heads / key_heads queries (Ainslie et al. 2023, arXiv 2305.13245)
     eps: float
@@ -41,7 +43,7 @@ class DecoderConfig:
         gemma = kind[0] == "gemma3_text"
         absent = ("attention_bias", "mlp_bias", "use_bidirectional_attention", "attn_logit_softcapping", "rope_scaling",
                   "rope_parameters", "quantization_config")
-        needed = ("rope_theta", "head_dim") + (("layer_types", "query_pre_attn_scalar") if gemma else ())
+        needed = ("rope_theta", "head_dim", "intermediate_size") + (("layer_types", "query_pre_attn_scalar") if gemma else ())
         if any(map(config.get, absent)) or not all(map(config.get, needed)):
             return None
         layers = config["layer_types"] if gemma else ["full_attention"] * config["num_hidden_layers"]
@@ -51,6 +53,8 @@ class DecoderConfig:
         return cls(
             gemma,
             config["hidden_size"],
+            config["intermediate_size"],
+            config["head_dim"],
             config["num_attention_heads"],
             config["num_key_value_heads"],
             config["rms_norm_eps"],
@@ -109,10 +113,16 @@ class Layer(nn.Module):
     def __init__(self, config: DecoderConfig, take: Callable[[str], Tensor]):
         super().__init__()
         self.config = config
-        for name in ("q", "k", "v", "o"):
-            setattr(self, name, Matrix(take(f"self_attn.{name}_proj")))
-        for name in ("gate", "up", "down"):
-            setattr(self, name, Matrix(take(f"mlp.{name}_proj")))
+        queries, keys = config.heads * config.size, config.key_heads * config.size
+        for name, rows, columns in (
+            ("self_attn.q", queries, config.width), ("self_attn.k", keys, config.width), ("self_attn.v", keys, config.width),
+            ("self_attn.o", config.width, queries), ("mlp.gate", config.inner, config.width),
+            ("mlp.up", config.inner, config.width), ("mlp.down", config.width, config.inner),
+        ):  # fmt: skip
+            weight = take(f"{name}_proj")
+            if weight.shape != (rows, columns):
+                raise ValueError(f"its {name}_proj has the shape {list(weight.shape)} instead of {[rows, columns]}")
+            setattr(self, name.partition(".")[2], Matrix(weight))
         self.norm_attention, after = Norm(take("input_layernorm"), config), Norm(take("post_attention_layernorm"), config)
         if config.gemma:
             self.norm_q, self.norm_k = (Norm(take(f"self_attn.{name}_norm"), config) for name in ("q", "k"))
@@ -189,7 +199,7 @@ class Decoder(nn.Module):
         """The first `layers` of the model in a folder, on the CPU.
 
         In fp32 the weights stay in memory, or on disk, as they are stored; in another `dtype` they are converted to it.
-        Raises whatever safetensors does, and KeyError where a weight is missing.
+        Raises whatever safetensors does, and ValueError where a weight is missing or has another shape.
         """
         from safetensors import safe_open
 
@@ -198,7 +208,9 @@ class Decoder(nn.Module):
             places = {name: file for file in files for name in file.keys()}
 
             def take(name: str) -> Tensor:
-                weight = places[f"model.{name}.weight"].get_tensor(f"model.{name}.weight")
+                if (whole := f"model.{name}.weight") not in places:
+                    raise ValueError(f"{whole} is missing")
+                weight = places[whole].get_tensor(whole)
                 return weight if dtype == torch.float32 else weight.to(dtype)
 
             parts = [Layer(config, lambda name: take(f"layers.{i}.{name}")) for i in range(layers)]
@@ -220,8 +232,8 @@ class Decoder(nn.Module):
             x = x * torch.tensor(self.config.width**0.5, dtype=self.dtype)
         known = before[0].keys.shape[2] if before else 0
         kinds = list(zip(self.config.thetas, self.config.windows))
-        size, shared = self.layers[0].k.weight.shape[0] // self.config.key_heads, self.config.heads // self.config.key_heads
-        places = {kind: Place.after(known, ids.shape[1], *kind, shared, size, x) for kind in set(kinds[:layers])}
+        shared = self.config.heads // self.config.key_heads
+        places = {kind: Place.after(known, ids.shape[1], *kind, shared, self.config.size, x) for kind in set(kinds[:layers])}
         kept = []
         for i, layer in enumerate(self.layers[:layers]):
             x, own = layer(x, places[kinds[i]], before[i] if before else None)
