@@ -49,7 +49,8 @@ def compose(
     """`count` scenes of the things in `examples`, half of them in Chinese where there are Chinese names; none twice.
 
     Pairs of things that `is_held_out` appear in no scene, or with `held_out` make up all of them, in two-thing scenes. A share
-    `tinted` of the things is given a colour. The same for the same arguments. Raises ValueError where there are fewer than ten things with names to compose.
+    `tinted` of the things is given a colour. The same for the same arguments. Raises ValueError where there are fewer than ten
+    things with names to compose.
     """
     pick = random.Random(seed)
     vocabularies = _vocabularies(examples)

@@ -29,7 +29,7 @@ COLOURS = {  # English and Chinese name -> RGB
     ("brown", "棕色"): (140, 95, 65), ("grey", "灰色"): (150, 150, 155), ("black", "黑色"): (25, 25, 28),
     ("white", "白色"): WHITE, ("dark blue", "深蓝色"): (30, 50, 110), ("cream", "米色"): (250, 240, 215),
 }  # fmt: skip
-TINTS = {  # words in English and in Chinese (before 色) -> RGB of things; what is white has to be seen on white, what is black its shape
+TINTS = {  # words in English and in Chinese (before 色) -> RGB of things; what is white has to be seen on white, and in black a shape
     ("red", "bright red"): (("红", "大红", "鲜红"), (229, 72, 77)), ("dark red", "crimson"): (("深红", "暗红"), (150, 30, 45)),
     ("orange", "bright orange"): (("橙", "橘", "橘红"), (247, 140, 50)), ("yellow", "bright yellow"): (("黄", "亮黄"), (255, 214, 72)),
     ("golden", "gold"): (("金", "金黄"), (228, 176, 50)), ("green",): (("绿", "翠绿"), (92, 178, 92)),
@@ -84,8 +84,7 @@ class Language(NamedTuple):
     at: str  # that preposition, where there is but one
     asked: tuple[str, ...]
     praise: tuple[str, ...]
-    described: tuple[str, ...]  # {things} are the things, all of a {tint}, {place} one of the places or a coloured surface,
-    # {other} is not there
+    described: tuple[str, ...]  # {things} are the things, {tint} is theirs, {place} a place or a coloured surface, {other} is not there
     parts: tuple[str, ...]
     verbs: tuple[str, ...]
     surfaces: tuple[str, ...]
@@ -195,7 +194,8 @@ ENGLISH = Language(
             "vector art", "icon", "emoji", "clip art", "cartoon", "digital art", "colorful", "sharp", "sticker", "logo", "centered",
             "illustration", "no text", "clean lines", "8k", "award winning", "professional", "detailed"),
     described=("{things} {verb} {place}", "{things} with a {colour} {part} {verb} {place}", "{things} is shown {place}",
-               "{things} in {colour} and {hue} {verb} {place}", "The picture shows {things} {place}", "{things} is {adjective} and {tint}", "{things} is {tint}",
+               "{things} in {colour} and {hue} {verb} {place}", "The picture shows {things} {place}", "{things} is {adjective} and {tint}",
+               "{things} is {tint}",
                "{things} that is usually {colour} and {hue}", "{things} and its {part} {verb} {place}, near a {other}",
                "{things} {verb} {place} with a {other}", "{things} has a {colour} {part} and a {hue} {part}"),
     parts=("tail", "handle", "neck", "roof", "border", "stripe", "leaf", "top", "door", "hat", "wing", "body", "face", "side", "shape"),

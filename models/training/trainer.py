@@ -537,10 +537,10 @@ def _roll_back(trainer: Trainer, run: Path) -> None:
 
 def _save(trainer: Trainer, run: Path, show: Callable[[Image], None] | None) -> None:
     gan = trainer.export()
-    sheet = sample_sheet(gan, trainer.dataset, 12, 8)
+    save_tensors(trainer.state(), run / "state.safetensors")
+    save_gan(gan, run / "model.safetensors")
+    sheet = sample_sheet(gan, trainer.dataset, 12, 8)  # after what was learnt is safe
     sheet.save(run / f"samples-{trainer.images_seen:08d}.png")
     if show is not None:
         show(sheet)
-    save_tensors(trainer.state(), run / "state.safetensors")
-    save_gan(gan, run / "model.safetensors")
     log.info("saved %s at %d images", run, trainer.images_seen)
