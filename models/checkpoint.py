@@ -81,7 +81,7 @@ BOUNDS = {
     "sketch_channels": (1, 64),
     "look_channels": (1, 64),
     "things": (0, 8),
-    "tints": (0, 1),
+    "tints": (0, 256),
     "mixed": (1, 2048),
     "hidden": (1, 2048),
     "embed": (1, 2048),

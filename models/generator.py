@@ -53,7 +53,7 @@ class GeneratorConfig:
     sketch_channels: int = 6  # that all looks share,
     look_channels: int = 3  # and that each has of its own
     things: int = 0  # that a prompt may place on one canvas, 0: it is drawn as one, on the background it was trained on
-    tints: int = 0  # 1: a thing to which the prompt gives a colour is painted in it
+    tints: int = 0  # colours in which a thing is painted where the prompt says so
 
     @classmethod
     def at(cls, resolution: int, **others) -> "GeneratorConfig":

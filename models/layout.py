@@ -128,10 +128,11 @@ class LayoutReader(nn.Module):
         self.to_boxes = Linear(width, 3 * config.things)  # one for each number of things that there may be
         self.to_count = Linear(width, config.things)
         self.to_background = Linear(width, 4)  # whether it has a colour, and which
-        self.tints = bool(config.tints)
+        self.tints = config.tints
         if self.tints:
             self.point_at_tint = Linear(width, width)
-            self.to_tint = nn.Sequential(Linear(read, width), nn.GELU(), Linear(width, 4))  # the same of a thing
+            self.to_tint = nn.Sequential(Linear(read, width), nn.GELU(), Linear(width, 1 + self.tints))  # none, or which of
+            self.register_buffer("palette", torch.zeros(self.tints, 3))  # RGB in -1..1
 
     def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> "Reading":
         batch, length = mask.shape
@@ -149,24 +150,21 @@ class LayoutReader(nn.Module):
         named = pointed_at(self.point)
         found = self.words_to_pooled(named[:, :, : tokens.shape[2]]) + self.to_pooled(named)
         coloured, colour = self.to_background(scene).float().split((1, 3), 1)
-        tints = None
-        if self.tints:
-            tinted, tint = self.to_tint(pointed_at(self.point_at_tint)).float().split((1, 3), 2)
-            tints = torch.cat([tinted, tint.tanh()], 2)
         return Reading(
             torch.lerp(pooled[:, None].expand_as(found), found, self.to_own(things).sigmoid()),
             self.to_boxes(things).float().sigmoid().unflatten(2, (self.things, 3)).transpose(1, 2),
             self.to_count(scene).float(),
             coloured[:, 0],
             colour.tanh(),
-            tints,
+            self.to_tint(pointed_at(self.point_at_tint)).float() if self.tints else None,
+            self.palette.float() if self.tints else None,
         )
 
 
 class Reading(NamedTuple):
     """What `LayoutReader` reads: of each thing the pooled vector [B,M,P] and the box if there are 1 to M things [B,M,M,3],
-    logits of those numbers [B,M] and of the background's being coloured [B], and in which colour [B,3]; and of each thing's being
-    given a colour the logit, and that colour [B,M,4] (None from a reader that looks for none)."""
+    logits of those numbers [B,M] and of the background's being coloured [B], and in which colour [B,3]; and of each thing the logits
+    of being given no colour or one of K [B,M,1+K], which are the palette [K,3] (None from a reader that looks for none)."""
 
     pooled: Tensor
     boxes: Tensor
@@ -174,6 +172,7 @@ class Reading(NamedTuple):
     coloured: Tensor
     colour: Tensor
     tints: Tensor | None
+    palette: Tensor | None
 
     def layout(self) -> Layout:
         """The likeliest."""
@@ -182,8 +181,9 @@ class Reading(NamedTuple):
         background = torch.where(self.coloured[:, None] > 0, self.colour, WHITE)
         tints = None
         if self.tints is not None:
-            given = there & (self.tints[:, :, 0] > 0)
-            tints = torch.cat([given[:, :, None], self.tints[:, :, 1:]], 2)
+            likeliest = self.tints.argmax(2)
+            given = there & (likeliest > 0)
+            tints = torch.cat([given[:, :, None], self.palette[(likeliest - 1).clamp(min=0)]], 2)
         return Layout(self.pooled, self.boxes[rows, last], there, background, tints)
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 TERSE = 0.45  # share of the sentences that are as short as can be: no article, and nothing of what follows
 ADJECTIVE = 0.12  # share of the things that have an adjective,
-TINTED = 0.25  # and that are given a colour, neither of which says what they are; and of those that a description
+TINTED = 0.33  # and that are given a colour, neither of which says what they are; and of those that a description
 REPEATED = 0.5  # names again with a colour, those that it gives the same one
-TWO = 0.06  # of them those that have two, of which neither is the thing's
+TWO = 0.06  # of them those that have two, of which neither is the thing's,
+PLAIN = 0.6  # and those whose colour has a name of one word, the first of its names
 BARE = 0.3  # of the sentences that leave out articles,
 PLACED = 0.3  # that name what is behind the things: a colour, or a place that has one,
 ASKED = 0.12  # that say that a picture is asked for,
@@ -74,6 +75,7 @@ class Language(NamedTuple):
     many: Callable[[str], str | None]  # its plural, None where no rule finds it
     adjectives: tuple[str, ...]
     tints: dict[str, RGB]  # colours of things,
+    plain: set[str]  # those that are named most,
     tinted: tuple[str, ...]  # how one is said of a thing,
     two: tuple[str, ...]  # and how two are
     colours: dict[str, RGB]
@@ -170,6 +172,7 @@ ENGLISH = Language(
                 "pretty", "sleepy", "shiny", "cute little", "very big", "simple", "single", "nice", "round", "fluffy", "wooden",
                 "adorable", "colorful", "bright", "fresh", "delicious", "cool", "modern", "elegant", "magical"),
     tints={word: rgb for words, (_, rgb) in TINTS.items() for word in words},
+    plain={words[0] for words in TINTS if " " not in words[0]},
     tinted=(*12 * ("{tint} {}",), "{tint}-colored {}", "{tint} coloured {}", "{} in {tint}", "{} that is {tint}"),
     two=("{tint} and {hue} {}", "{tint} {hue} {}", "{} in {tint} and {hue}"),
     colours={english: rgb for (english, _), rgb in COLOURS.items()},
@@ -235,6 +238,7 @@ CHINESE = Language(
     adjectives=("可爱的", "小", "大", "漂亮的", "美丽的", "老", "胖胖的", "有趣的", "圆圆的", "快乐的", "小小的", "巨大的",
                 "毛茸茸的", "新鲜的", "美味的", "木头", "彩色的", "明亮的", "可爱的小"),
     tints={f"{word}{of}": rgb for words, rgb in TINTS.values() for word in words for of in ("色的", "色", "")},
+    plain={f"{words[0]}{of}" for words, _ in TINTS.values() if len(words[0]) == 1 for of in ("色的", "色", "")},
     tinted=("{tint}{}",),
     two=("{tint}和{hue}{}", "{tint}{hue}{}", "{tint}{hue}相间的{}"),
     colours={chinese: rgb for (_, chinese), rgb in COLOURS.items()},
@@ -289,6 +293,7 @@ class Painter:
     def __init__(self, language: Language, things: list[str], never: dict[str, set[RGB]], often: float, pick: random.Random):
         self.language, self.often, self.pick = language, often, pick
         self.words = [[word for word, rgb in language.tints.items() if rgb not in never.get(thing, ())] for thing in things]
+        self.plain = [[word for word in words if word in language.plain] for words in self.words]
         self.given: list[str | None] = [None] * len(things)
 
     def named(self, thing: int, noun: str) -> str:
@@ -296,7 +301,7 @@ class Painter:
         pick, given = self.pick, self.given[thing]
         if pick.random() >= (self.often if given is None else REPEATED) or not self.words[thing]:
             return noun
-        word = given or pick.choice(self.words[thing])
+        word = given or pick.choice(self.plain[thing] if self.plain[thing] and pick.random() < PLAIN else self.words[thing])
         if given is None and pick.random() < TWO:
             other = pick.choice(self.words[thing])
             return pick.choice(self.language.two).replace("{tint}", word).replace("{hue}", other).replace("{}", noun)

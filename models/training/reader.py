@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.sentences import WHITE
+from ..data.sentences import TINTS, WHITE
 from ..generator import Generator
 from ..layout import Layout, LayoutReader, Reading
+from ..tint import given
 from .dataset import ALONE, UNTINTED, Dataset, SceneRow
 
 FINDS = 400  # batches of captions that the memory learns to find its concepts by: seconds
@@ -94,6 +95,8 @@ def fit_reader(
     with torch.no_grad():
         if not anyway and sum(lesson().item() for _ in range(TRIALS)) < TRIALS * UNDERSTOOD:
             return
+    if reader.tints:
+        reader.palette.copy_(torch.tensor([given(rgb)[1:] for _, rgb in TINTS.values()]))
     _begin(reader, dataset, [row.caption for row in singles])
     optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, (0.9, 0.98), weight_decay=0.01)
     steps = max(ROUNDS * len(dataset.scenes) // (BATCH // 2), 1)
@@ -138,8 +141,9 @@ def reading_loss(reading: Reading, layout: Layout, generator: Generator) -> Tens
     colour = (reading.colour - layout.background).abs().mean(1)
     tints = 0.0
     if reading.tints is not None:
-        (tinted, tint), (given, said) = (x[there].tensor_split([1], 1) for x in (reading.tints[:, :most], layout.tints))
-        tints = F.binary_cross_entropy_with_logits(tinted, given) + ((tint - said).abs().mean(1, keepdim=True) * given).mean()
+        tinted, tint = layout.tints[there].tensor_split([1], 1)
+        which = torch.where(tinted[:, 0] > 0, 1 + torch.cdist(tint, reading.palette).argmin(1), 0)
+        tints = F.cross_entropy(reading.tints[:, :most][there], which)
     return (
         F.mse_loss(found, meant)
         + MEANING * meaning

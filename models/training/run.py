@@ -16,6 +16,7 @@ from PIL.Image import Image
 from ..checkpoint import DEFAULT_GAN, load_gan, save_gan
 from ..data.folder import Example, Skipped, read_folder, read_pictures
 from ..data.scenes import MAX_THINGS, compose
+from ..data.sentences import TINTS
 from ..discriminator import DiscriminatorConfig
 from ..features import EfficientNetLite
 from ..gan import GAN, Card, check_ours
@@ -108,7 +109,7 @@ def train_folder(
         generator = replace(known, resolution=resolution, channels=channels, chooses=int(known.concepts > 0))
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     if scenes:
-        generator = replace(generator, things=MAX_THINGS, tints=generator.tints if resume else 1)
+        generator = replace(generator, things=MAX_THINGS, tints=generator.tints if resume else len(TINTS))
     torch.manual_seed(config.seed)
     card = Card(
         name=out.stem,
