@@ -288,13 +288,15 @@ class Said(NamedTuple):
 
 
 class Painter:
-    """Gives things colours by words of `language`, `often` (0..1), and keeps which each was given first."""
+    """Gives things colours by words of `language`, `often` (0..1), and keeps which each was given first. Those whose names begin with
+    one have it."""
 
     def __init__(self, language: Language, things: list[str], never: dict[str, set[RGB]], often: float, pick: random.Random):
         self.language, self.often, self.pick = language, often, pick
         self.words = [[word for word, rgb in language.tints.items() if rgb not in never.get(thing, ())] for thing in things]
         self.plain = [[word for word in words if word in language.plain] for words in self.words]
         self.given: list[str | None] = [None] * len(things)
+        self.own = [colour_in(thing, language) for thing in things]
 
     def named(self, thing: int, noun: str) -> str:
         """The thing's noun, with a colour or without. What has a colour is given no other."""
@@ -317,7 +319,13 @@ class Painter:
         return word
 
     def tints(self) -> tuple[RGB | None, ...]:
-        return tuple(given and self.language.tints[given] for given in self.given)
+        return tuple(own or (given and self.language.tints[given]) for own, given in zip(self.own, self.given))
+
+
+def colour_in(name: str, language: Language) -> RGB | None:
+    """The colour with which a name begins, as "red heart" does; in Chinese only where it ends in 色, for a 黄瓜 is green."""
+    words = (word for word in language.tints if name.startswith(word + language.space) and (language.space or "色" in word))
+    return language.tints.get(max(words, key=len, default=""))
 
 
 def colours_in(names: Iterable[str], language: Language) -> dict[str, set[RGB]]:

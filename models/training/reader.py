@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.sentences import TINTS, WHITE
+from ..data.sentences import CHINESE, ENGLISH, TINTS, WHITE, colour_in, is_chinese
 from ..generator import Generator
 from ..layout import Layout, LayoutReader, Reading
 from ..tint import given
-from .dataset import ALONE, UNTINTED, Dataset, SceneRow
+from .dataset import ALONE, Dataset, SceneRow
 
 FINDS = 400  # batches of captions that the memory learns to find its concepts by: seconds
 CAPTIONS = 1024  # in each, of which equal shares name the thing, its style too, or are keywords
@@ -75,7 +75,7 @@ def fit_reader(
     rest of the generator reads each thing of a scene as it reads a prompt of one. The memory must have its keys.
     """
     reader = generator.to(device).layout
-    singles = [SceneRow(i, [i], ALONE, WHITE, UNTINTED) for i, meant in enumerate(dataset.meant) if len(meant)]
+    singles = _singles(dataset)
     random = torch.Generator().manual_seed(seed)
 
     def lesson() -> Tensor:
@@ -112,6 +112,18 @@ def fit_reader(
         if progress is not None:
             progress((step + 1) * BATCH, steps * BATCH)
     reader.eval()
+
+
+def _singles(dataset: Dataset) -> list[SceneRow]:
+    """The captions of single pictures as scenes; names that begin with a colour give it, for so does all else that begins so."""
+    named = {caption for kind in (dataset.plain, dataset.styled) for captions in kind for caption in captions.tolist()}
+    rows = []
+    for i, meant in enumerate(dataset.meant):
+        if len(meant):
+            language = CHINESE if is_chinese(dataset.texts[i]) else ENGLISH
+            rgb = colour_in(dataset.texts[i], language) if i in named else None
+            rows.append(SceneRow(i, [i], ALONE, WHITE, torch.tensor([given(rgb)])))
+    return rows
 
 
 @torch.no_grad()
