@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..layout import Layout
 from .folder import Example
-from .sentences import CHINESE, ENGLISH, RGB, TINTED, WHITE, Box, Language, colours_in, is_chinese, say
+from .sentences import CHINESE, ENGLISH, RGB, TINTED, WHITE, Box, Language, colours_of_others, is_chinese, say
 
 MAX_THINGS = 3
 HELD_OUT = 0.05  # share of all pairs of things that never meet in a scene to train on
@@ -121,7 +121,7 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
             endings = Counter(name[i:] for name in names for i in range(1, len(name)) if name[:i].endswith(language.space))
             words = {word for word, count in endings.items() if language.space and count > 1 and word.isalpha()}
             kinds = sorted(endings.keys() & (related.keys() | words) - styled.keys())
-            found.append(Vocabulary(language, styled, names, common, groups, kinds, colours_in(names, language)))
+            found.append(Vocabulary(language, styled, names, common, groups, kinds, colours_of_others(names, language)))
     return found
 
 

@@ -328,9 +328,9 @@ def colour_in(name: str, language: Language) -> RGB | None:
     return language.tints.get(max(words, key=len, default=""))
 
 
-def colours_in(names: Iterable[str], language: Language) -> dict[str, set[RGB]]:
-    """Of things the colours that they cannot be given: of a heart, where there is a red one, that; of what has one in its name
-    all."""
+def colours_of_others(names: Iterable[str], language: Language) -> dict[str, set[RGB]]:
+    """Of things the colours that they cannot be given, since others have those names: of a heart, where there is a red one, red; of
+    what has a colour in its name, every one."""
     never: dict[str, set[RGB]] = {}
     for name in names:
         for word, rgb in language.tints.items():

@@ -91,12 +91,12 @@ def fit_reader(
         reading = reader(*(x.to(device) for x in dataset.condition([row.caption for row in rows])))
         return reading_loss(reading, target.to(device), generator)
 
+    if reader.tints:
+        reader.palette.copy_(torch.tensor([given(rgb)[1:] for _, rgb in TINTS.values()]))
     reader.eval()
     with torch.no_grad():
         if not anyway and sum(lesson().item() for _ in range(TRIALS)) < TRIALS * UNDERSTOOD:
             return
-    if reader.tints:
-        reader.palette.copy_(torch.tensor([given(rgb)[1:] for _, rgb in TINTS.values()]))
     _begin(reader, dataset, [row.caption for row in singles])
     optimizer = torch.optim.AdamW(reader.parameters(), LEARNING_RATE, (0.9, 0.98), weight_decay=0.01)
     steps = max(ROUNDS * len(dataset.scenes) // (BATCH // 2), 1)
