@@ -700,8 +700,8 @@ def test_latents_are_painted(pack, draw, encode):
     assert torch.allclose(blue[:, 0, 0], torch.tensor([0.0, 1.0, 0.0]), atol=0.02)
     assert blue[:, 40:88, 40:88, 2].mean() > pictures[:, 40:88, 40:88, 2].mean() + 0.2
     red, = pack.run("Paint", latent=latent, colours="red", background="")
-    one, = pack.run("Pick", latent=red, places="0")
-    other, = pack.run("Pick", latent=painted, places="0")
+    one, _ = pack.run("Pick", latent=red, places="0")
+    other, _ = pack.run("Pick", latent=painted, places="0")
     walk, = pack.run("Interpolate", latent=one, frames=5, method="slerp", easing="linear", loop=False, to=other)
     frames = draw(conditioning, latent=walk)[0]  # of one z, in five colours
     assert len(frames) == 5 and (frames[1:] - frames[:-1]).abs().mean((1, 2, 3)).min() > 0.01
