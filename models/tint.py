@@ -25,12 +25,14 @@ def recolour(rgb: Tensor, opacity: Tensor, territories: Tensor | None, tints: Te
     """rgb [B,3,R,R] in -1..1 and its opacity [B,1,R,R]; how much of every pixel each of M things has, territories [B,M,R,R]
     (None: M = 1, all of it); for each thing how far it is given a colour, 0..1, and which, in -1..1, tints [B,M,4] -> rgb with
     those things in their colours. The others stay as they are, bit by bit."""
+    if territories is None:
+        territories = torch.ones_like(opacity)
     apart = max(rgb.shape[2] // SAMPLED, 1)
     sampled, seen = _unit(rgb[:, :, ::apart, ::apart]), opacity[:, :, ::apart, ::apart]
     things = []
     for i, tint in enumerate(tints[:, :, :, None, None].unbind(1)):
-        share = tint[:, :1] if territories is None else tint[:, :1] * territories[:, i, None]
-        own = main_colour(sampled, seen * (share if territories is None else share[:, :, ::apart, ::apart]))
+        share = tint[:, :1] * territories[:, i, None]
+        own = main_colour(sampled, seen * share[:, :, ::apart, ::apart])
         things.append((share, luma_chroma(own), _unit(tint[:, 1:])))
     # A CPU's cache, and what it has of memory that was touched already, hold the steps between of some pixels, not of all.
     rows = rgb.shape[2] if rgb.device.type != "cpu" else max(AT_ONCE // (len(rgb) * rgb.shape[3]), 1)
@@ -41,8 +43,7 @@ def recolour(rgb: Tensor, opacity: Tensor, territories: Tensor | None, tints: Te
         luma, *chroma = luma_chroma(colours)
         vivid = length(*chroma)
         for share, (own_luma, *own_chroma), tint in things:
-            share = share if territories is None else share[:, :, top : top + rows]
-            share = share * belonging(*chroma, vivid, *own_chroma)
+            share = share[:, :, top : top + rows] * belonging(*chroma, vivid, *own_chroma)
             part = torch.addcmul(part, share, painted(luma, own_luma, tint) - colours, value=2)
         parts.append(part)
     return torch.cat(parts, 2)

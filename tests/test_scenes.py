@@ -360,8 +360,8 @@ def test_the_bundled_model_reads_the_colours_that_people_name():
             layout = gan.read(model.encode(list(own), gan.recipe)).layout
         nearest = torch.cdist(layout.tints[:, :, 1:].add(1).mul(127.5), torch.tensor(palette).float()[None]).argmin(2)
         missed = []
-        for (prompt, said), there, given, near in zip(own.items(), layout.there, layout.tints[:, :, 0] > 0, nearest):
-            found = [palette[i] if tinted else None for i, tinted in zip(near[there].tolist(), given[there].tolist())]
+        for (prompt, said), there, coloured, near in zip(own.items(), layout.there, layout.tints[:, :, 0] > 0, nearest):
+            found = [palette[i] if tinted else None for i, tinted in zip(near[there].tolist(), coloured[there].tolist())]
             if found != [tint and known[tint] for tint in said]:
                 missed.append((prompt, found))
         right = 1 - len(missed) / len(own)

@@ -124,9 +124,9 @@ def evaluate(
     place = {text: i for i, text in enumerate(to_ask)}
 
     def draw(texts: list[str], z: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 pictures [N,3,R,R], as a file would hold them, and their standardised features [N,D]."""
+        """uint8 pictures [N,3,R,R] and their standardised features [N,D]."""
         images, _ = gan.generate(asked[[place[text] for text in texts]], z, progress=counted(meter))
-        made = torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2)
+        made = _as_files(images)
         return made, standard(look(made, network, meter))
 
     made = [draw([text for _, text in row.pairs], gan.sample_z(seed, len(row.pairs))) for row in rows]
@@ -138,18 +138,17 @@ def evaluate(
         sentences = asked[[place[scene.text] for scene in scenes]]
         compositions["read"] = read_right(scenes, gan.read(sentences.to(gan.device)).layout)
         images, _ = gan.generate(sentences, gan.sample_z(seed, len(scenes)), progress=counted(meter))
-        composed = [torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), real_scenes(scenes, members, pictures, opacity)]
+        composed = [_as_files(images), real_scenes(scenes, members, pictures, opacity)]
         for kind, shown in zip(("generated", "real"), composed):
             found = standard(look(crops(scenes, shown), network, meter))
             compositions[kind] = judge_scenes(scenes, members, found, real, concepts)
     if coloured:
         sentences = asked[[place[scene.text] for scene in coloured]]
         images, _ = gan.generate(sentences, gan.sample_z(seed, len(coloured)), progress=counted(meter), transparent=True)
-        painted = [torch.from_numpy(to_uint8(on_white(images))).permute(0, 3, 1, 2)]
+        painted = [_as_files(on_white(images))]
         members = torch.tensor(pictures_of(coloured, examples)).flatten()
-        drawn = crops(coloured, torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2))
         colours = {
-            "generated": judge_colours(coloured, drawn),
+            "generated": judge_colours(coloured, crops(coloured, _as_files(images))),
             "real": judge_colours(coloured, torch.cat([pictures[members], opacity[members]], 1)),
         }
     alignment = []
@@ -192,6 +191,11 @@ def evaluate(
     meter.reach(meter.total)
     write_report(result, out, rows, made, pictures, diverse, groups, (scenes, composed), (coloured, painted))
     return result
+
+
+def _as_files(images: Tensor) -> Tensor:
+    """images [N,R,R,C] in 0..1 -> uint8 [N,C,R,R], as files would hold them."""
+    return torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2)
 
 
 def _limit(examples: list[Example], seed: int) -> list[Example]:
