@@ -157,13 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--note", action="store_true", help="write the figures into FILE too, for whoever loads it")
     add_models(evaluate, gan=False)
 
-    convert = command("convert", _convert, "Make a published GAN, StyleGAN2, StyleGAN3 or BigGAN, one of these files.")
-    convert.add_argument("source", type=Path, metavar="FILE", help="a .pkl of StyleGAN, or the pytorch_model.bin of BigGAN")
+    convert = command("convert", _convert, "Make a published GAN, StyleGAN2 or 3, BigGAN or GALIP, one of these files.")
+    convert.add_argument("source", type=Path, metavar="FILE", help="a .pkl of StyleGAN, the pytorch_model.bin of BigGAN, a .pth of GALIP")
     convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     convert.add_argument("--classes", type=Path, metavar="FILE", help="names of its classes, a class a line, commas between names")
     convert.add_argument("--license", action="append", default=[], metavar="TEXT", help="that it was published under")
     convert.add_argument("--half", action="store_true", help="store what works on pixels as fp16: half the size")
-    convert.add_argument("--llm", metavar="MODEL", help="language model that finds the classes (the default one)")
+    convert.add_argument("--llm", metavar="MODEL", help="language model that finds the classes (the default one), or CLIP's folder")
 
     compress = command("compress", _compress, "Make a GAN smaller: int8 weights, or a student with fewer channels.")
     compress.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
@@ -644,14 +644,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     import torch
 
-    from .language.catalogue import DEFAULT_LANGUAGE_MODEL
     from .published.convert import convert
 
     names = [] if options.classes is None else _lines(options.classes)
     dtype = torch.float16 if options.half else torch.float32
-    llm = options.llm or DEFAULT_LANGUAGE_MODEL
     with _bar("pictures") as bar:
-        gan = convert(options.source, options.out, names, llm=llm, licenses=options.license, dtype=dtype, progress=bar)
+        gan = convert(options.source, options.out, names, llm=options.llm, licenses=options.license, dtype=dtype, progress=bar)
     judged = "with" if gan.discriminator else "without"
     print(f"{options.out}: {gan.resolution} px, {judged} its discriminator, {options.out.stat().st_size / 1e6:.1f} MB")
 

@@ -47,10 +47,10 @@ def describe(gan: AnyGAN) -> str:
     """The card in lines that anyone can read."""
     card, recipe = gan.card, gan.recipe
     reads = f"reads prompts with {recipe.model}, layer {recipe.layer}, up to {recipe.max_tokens} tokens"
-    if gan.published:
+    if gan.published and gan.classes is not None:
+        reads = f"draws {len(gan.classes.names)} classes, and finds that of a prompt with {recipe.model}"
+    elif gan.published and not gan.reads:
         reads = "draws one kind of thing, whatever the prompt"
-        if gan.classes is not None:
-            reads = f"draws {len(gan.classes.names)} classes, and finds that of a prompt with {recipe.model}"
     lines = [
         (
             f"{card.name}: {gan.resolution} x {gan.resolution} pixels, {'with' if gan.discriminator else 'without'}"

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..models.condition import Condition, ConditionCache, Recipe
 from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL, find_language_models, resolve
 from ..models.language.expand import INSTRUCTION, accept, writing_prompt
-from ..models.language.model import LanguageModel, choose_dtype, default_layer
+from ..models.language.model import LanguageModel, choose_dtype
 from . import comfyui
 from .comfyui import Managed
 from .conditioning import Conditioning, from_conditioning, to_conditioning
@@ -64,7 +64,7 @@ class Language:
     def encode(self, prompts: list[str], recipe: Recipe | None) -> Condition:
         """The prompts read by `recipe`, or by the model's own. ValueError where the recipe is another model's."""
         managed = self._load()
-        if recipe is not None and recipe.layer > default_layer(managed.network.layers):
+        if recipe is not None and recipe.layer > len(managed.network.reader.layers):
             managed = self._load(write=True)
         recipe = recipe or managed.network.recipe()
         bytes_each = (recipe.max_tokens + _TEMPLATE_TOKENS) * managed.network.width * _BYTES_PER_STATE

@@ -4,15 +4,14 @@ import torch
 from comfy_api.latest import io
 
 from ..models.checkpoint import load_card
-from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL
-from ..models.published.convert import READ, convert
+from ..models.published.convert import CLIP, READ, convert
 from . import comfyui
 from .gan import describe, shared
 from .language import language_models
 from .schema import CATEGORY, GAN, declare
 
-_SUFFIXES = (".pkl", ".bin")
-_NONE = "no .pkl or .bin in ComfyUI/models/gan"
+_SUFFIXES = (".pkl", ".bin", ".pth")
+_NONE = "no .pkl, .bin or .pth in ComfyUI/models/gan"
 
 
 class ConvertGAN(io.ComfyNode):
@@ -27,12 +26,15 @@ class ConvertGAN(io.ComfyNode):
                 f"Makes a .safetensors file of a GAN that others published: {READ}. The file is read as data, and nothing in it"
                 " is run. From then on Load Conditional GAN lists it."
             ),
-            search_aliases=["stylegan", "stylegan2", "stylegan3", "biggan", "pkl", "import gan"],
+            search_aliases=["stylegan", "stylegan2", "stylegan3", "biggan", "galip", "pkl", "pth", "import gan"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=list(comfyui.files_beside_models("gan", _SUFFIXES)) or [_NONE],
-                    tooltip="A .pkl or .bin in ComfyUI/models/gan; BigGAN's needs its config.json beside it.",
+                    tooltip=(
+                        "A .pkl, .bin or .pth in ComfyUI/models/gan. BigGAN's needs its config.json beside it; GALIP's the folder"
+                        f" openai/{CLIP} of Hugging Face in ComfyUI/models/LLM."
+                    ),
                 ),
                 io.String.Input(
                     "classes",
@@ -57,17 +59,19 @@ class ConvertGAN(io.ComfyNode):
     def execute(cls, file, classes, half) -> io.NodeOutput:
         source = comfyui.files_beside_models("gan", _SUFFIXES).get(file)
         if source is None:
-            raise FileNotFoundError(f"There is no {file} in ComfyUI/models/gan: put a .pkl of StyleGAN or BigGAN's .bin there.")
+            raise FileNotFoundError(
+                f"There is no {file} in ComfyUI/models/gan: put a .pkl of StyleGAN, BigGAN's .bin or a .pth of GALIP there."
+            )
         # BigGANs are all called pytorch_model.bin, each in a folder of its own.
-        name = source.stem if source.suffix == ".pkl" else source.parent.name
+        name = source.parent.name if source.suffix == ".bin" else source.stem
         out = source.with_name(f"{name}.safetensors")
         if out.exists() and source.name not in load_card(out)[0].data:
             raise FileExistsError(f"{out} is another GAN: give {file} another name, or move one of them away.")
         if not out.exists():
-            llm = language_models().get(DEFAULT_LANGUAGE_MODEL, DEFAULT_LANGUAGE_MODEL)
+            models = {name.rpartition("/")[2]: place for name, place in language_models().items()}
             dtype = torch.float16 if half else torch.float32
             with torch.inference_mode(False):
-                convert(source, out, classes.splitlines(), llm=llm, dtype=dtype, progress=comfyui.progress(1))
+                convert(source, out, classes.splitlines(), models=models, dtype=dtype, progress=comfyui.progress(1))
         loaded = shared(out, "auto")
         info = f"{describe(loaded.network)}\nin {out}"
         comfyui.show_text(cls, info)

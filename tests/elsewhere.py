@@ -107,8 +107,10 @@ class Functions(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def attention(q, k, v, attn_mask=None, scale=None):
+def attention(q, k, v, attn_mask=None, is_causal=False, scale=None):
     logits = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
     if attn_mask is not None:
         logits = logits.masked_fill(~attn_mask, -torch.inf)
     return logits.softmax(-1) @ v
@@ -173,20 +175,24 @@ def test_a_prompt_is_read_drawn_scored_and_edited(gans):
     assert (outcomes[0][0] - outcomes[0][1][..., :3]).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["StyleGAN2", "StyleGAN3", "BigGAN"])
+@pytest.mark.parametrize("kind", ["StyleGAN2", "StyleGAN3", "BigGAN", "GALIP"])
 def test_a_published_gan_draws_and_scores(kind, tmp_path):
-    if kind == "BigGAN":
+    names, llm = ["cat", "dog", "volcano", "pizza", "guitar"], None
+    if kind == "GALIP":
+        torch.save(published.galip(), tmp_path / "galip.pth")
+        source, names, llm = tmp_path / "galip.pth", [], published.save_clip(tmp_path / "clip")
+    elif kind == "BigGAN":
         torch.save(published.biggan(), tmp_path / "pytorch_model.bin")
         (tmp_path / "config.json").write_text(json.dumps(published.BIGGAN))
         source = tmp_path / "pytorch_model.bin"
     else:
         generator, judge = published.stylegan2(5) if kind == "StyleGAN2" else published.stylegan3(True, 5)
         source = published.write(tmp_path / "gan.pkl", G=None, D=judge, G_ema=generator)
-    here = convert(source, tmp_path / "gan.safetensors", ["cat", "dog", "volcano", "pizza", "guitar"])
+    here = convert(source, tmp_path / "gan.safetensors", names, llm=llm)
     there = load(tmp_path / "gan.safetensors").to(ELSEWHERE)
     prompts, outcomes = ["a cat", "pizza"], []
     for gan in (here, there):
-        condition = LanguageModel.load(gan.recipe.model).encode(prompts, gan.recipe)
+        condition = LanguageModel.load(llm or gan.recipe.model).encode(prompts, gan.recipe)
         pictures, latent = gan.generate(condition, gan.sample_z(0, 2), 0.7)
         layers = layers_of(gan.generator, ["all"])
         moved = slide(latent, directions(gan, "sefa", layers, 1), torch.tensor([2.0]), layers, gan.generator.num_styles)

@@ -1,6 +1,7 @@
 """Published GANs in small, as their files hold them: modules with the names and attributes of NVIDIA's, computed as the papers
 write it, without a thought for speed. What they are pickled into carries source code that must not be run."""
 
+import json
 import pickle
 import sys
 import types
@@ -415,3 +416,169 @@ def draw_biggan(state: dict[str, Tensor], z: Tensor, label: Tensor, step: int) -
         x = y + (x.repeat_interleave(2, 2).repeat_interleave(2, 3) if up else x)
     x = normal("generator.bn", x) * state["generator.bn.weight"][:, None, None] + state["generator.bn.bias"][:, None, None]
     return conv("generator.conv_to_rgb", x.relu())[:, :3].tanh()
+
+
+# ---------------------------------------------------------------------------------------------------------------- GALIP
+
+WIDTH, HEADS, PATCH, GRID, TEXT, Z, WORDS = 128, 2, 8, 5, 64, 6, 3
+SIZES, CHANNELS = (8, 16, 40), (12, 10, 6, 4)
+
+
+def save_clip(folder: Path, pickled: bool = False, **changes) -> Path:
+    """A random CLIP as a Hugging Face folder, whose words are letters."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
+
+    letters = [chr(i) for i in range(33, 127)] + ["Ġ"]
+    folder.mkdir(parents=True, exist_ok=True)
+    words = {token: i for i, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
+    words |= {"<|startoftext|>": len(words), "<|endoftext|>": len(words) + 1}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    words |= {"ca": len(words), "cat</w>": len(words) + 1}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    size = {"num_hidden_layers": 2, "intermediate_size": 4 * WIDTH, "hidden_size": WIDTH, "num_attention_heads": HEADS}
+    text = size | {"vocab_size": len(words), "max_position_embeddings": 20, "eos_token_id": words["<|endoftext|>"]}
+    text |= {"bos_token_id": words["<|startoftext|>"], "pad_token_id": words["<|endoftext|>"]} | changes
+    config = CLIPConfig(text_config=text, vision_config=size | {"image_size": 16, "patch_size": 8}, projection_dim=TEXT)
+    torch.manual_seed(0)
+    model = CLIPModel(config).eval()
+    for name, weight in model.named_parameters():
+        if not name.endswith("logit_scale"):
+            weight.data.normal_(std=0.1).add_(float("norm" in name and name.endswith("weight")))
+    model.save_pretrained(folder)
+    if pickled:
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def galip(judged: bool = True) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """What GALIP's training saves, in small and with random numbers."""
+    torch.manual_seed(0)
+    g, style = {}, Z + TEXT
+
+    def dense(into: dict, name: str, inputs: int, outputs: int) -> None:
+        into[f"{name}.weight"], into[f"{name}.bias"] = torch.randn(outputs, inputs) * inputs**-0.5, torch.randn(outputs) * 0.1
+
+    def conv(into: dict, name: str, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
+        into[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel) * (inputs * kernel**2) ** -0.5
+        if bias:
+            into[f"{name}.bias"] = torch.randn(outputs) * 0.1
+
+    def fuse(name: str, channels: int) -> None:
+        for kind in ("affine0.fc_gamma", "affine0.fc_beta", "affine1.fc_gamma", "affine1.fc_beta"):
+            dense(g, f"{name}.{kind}.linear1", style, channels)
+            dense(g, f"{name}.{kind}.linear2", channels, channels)
+
+    dense(g, "fc_code", Z, 8 * GRID**2)
+    for i in range(2):
+        block = f"mapping.FBlocks.{i}"
+        conv(g, f"{block}.conv1", 8, 6, 3), fuse(f"{block}.fuse1", 6), conv(g, f"{block}.conv2", 6, 8, 3), fuse(f"{block}.fuse2", 8)
+    conv(g, "mapping.conv_fuse", 8, WIDTH, 5), conv(g, "mapping.conv", WIDTH, CHANNELS[0], 5)
+    eyes = "mapping.CLIP_ViT"
+    g[f"{eyes}.class_embedding"], g[f"{eyes}.positional_embedding"] = torch.randn(WIDTH), torch.randn(1 + GRID**2, WIDTH)
+    conv(g, f"{eyes}.conv1", 3, WIDTH, PATCH, bias=False)
+    norms = [f"{eyes}.ln_pre"]
+    for i in range(9):
+        block = f"{eyes}.transformer.resblocks.{i}"
+        dense(g, f"{block}.attn.in_proj", WIDTH, 3 * WIDTH), dense(g, f"{block}.attn.out_proj", WIDTH, WIDTH)
+        g |= {f"{block}.attn.in_proj_{kind}": g.pop(f"{block}.attn.in_proj.{kind}") for kind in ("weight", "bias")}
+        dense(g, f"{block}.mlp.c_fc", WIDTH, 4 * WIDTH), dense(g, f"{block}.mlp.c_proj", 4 * WIDTH, WIDTH)
+        norms += [f"{block}.ln_1", f"{block}.ln_2"]
+    for norm in norms:
+        g[f"{norm}.weight"], g[f"{norm}.bias"] = 1 + 0.1 * torch.randn(WIDTH), 0.1 * torch.randn(WIDTH)
+    dense(g, "mapping.fc_prompt", style, WORDS * WIDTH)
+    for i, (before, after) in enumerate(zip(CHANNELS, CHANNELS[1:])):
+        block = f"GBlocks.{i}"
+        conv(g, f"{block}.c1", before, after, 3), conv(g, f"{block}.c2", after, after, 3), conv(g, f"{block}.c_sc", before, after, 1)
+        fuse(f"{block}.fuse1", before), fuse(f"{block}.fuse2", after)
+    conv(g, "to_rgb.1", CHANNELS[-1], 3, 3)
+    d, c = {}, {}
+    for block, outputs in (("DBlocks.0", WIDTH), ("DBlocks.1", WIDTH), ("main", 10)):
+        conv(d, f"{block}.conv_r.0", WIDTH, outputs, 3, bias=False), conv(d, f"{block}.conv_r.2", outputs, outputs, 3, bias=False)
+        conv(d, f"{block}.conv_s", WIDTH, outputs, 1)
+        d[f"{block}.gamma"] = torch.randn(1)
+        if block != "main":
+            d[f"{block}.beta"] = torch.randn(1)
+    conv(c, "joint_conv.0", 10 + TEXT, 7, 4, bias=False), conv(c, "joint_conv.2", 7, 1, 2, bias=False)
+    return {"model": {"netG": g} | ({"netD": d, "netC": c} if judged else {})}
+
+
+def _dense(tensors: dict, name: str, x: Tensor, joint: str = ".") -> Tensor:
+    return x @ tensors[f"{name}{joint}weight"].t() + tensors[f"{name}{joint}bias"]
+
+
+def _conv(tensors: dict, name: str, x: Tensor, padding: int = 1, stride: int = 1) -> Tensor:
+    return F.conv2d(x, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"), stride, padding)
+
+
+def _fused(g: dict, name: str, x: Tensor, style: Tensor) -> Tensor:
+    for affine in ("affine0", "affine1"):
+        scale, offset = (
+            _dense(g, f"{name}.{affine}.{kind}.linear2", _dense(g, f"{name}.{affine}.{kind}.linear1", style).relu())
+            for kind in ("fc_gamma", "fc_beta")
+        )
+        x = F.leaky_relu(scale[:, :, None, None] * x + offset[:, :, None, None], 0.2)
+    return x
+
+
+def _normed(g: dict, name: str, x: Tensor) -> Tensor:
+    return F.layer_norm(x, (WIDTH,), g[f"{name}.weight"], g[f"{name}.bias"])
+
+
+def _seen(g: dict, x: Tensor, words: Tensor | None, after: tuple[int, ...]) -> list[Tensor]:
+    """Of features [B,C,G,G] what CLIP's eyes make of them after some layers; words are told from the second layer on."""
+    eyes = "mapping.CLIP_ViT"
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat([g[f"{eyes}.class_embedding"].expand(len(x), 1, -1), x], 1) + g[f"{eyes}.positional_embedding"]
+    x, found = _normed(g, f"{eyes}.ln_pre", x), []
+    for i in range(9):
+        block, told = f"{eyes}.transformer.resblocks.{i}", words is not None and 1 <= i <= WORDS
+        if told:
+            x = torch.cat([x, words[:, i - 1 : i]], 1)
+        qkv = _dense(g, f"{block}.attn.in_proj", _normed(g, f"{block}.ln_1", x), "_").chunk(3, 2)
+        heads = []
+        for q, k, v in zip(*(part.split(WIDTH // HEADS, 2) for part in qkv)):
+            heads.append((q @ k.transpose(1, 2) * (WIDTH // HEADS) ** -0.5).softmax(2) @ v)
+        x = x + _dense(g, f"{block}.attn.out_proj", torch.cat(heads, 2))
+        inner = _dense(g, f"{block}.mlp.c_fc", _normed(g, f"{block}.ln_2", x))
+        x = x + _dense(g, f"{block}.mlp.c_proj", inner * (1.702 * inner).sigmoid())
+        x = x[:, :-1] if told else x
+        if i in after:
+            found.append(x[:, 1:].transpose(1, 2).reshape(len(x), WIDTH, GRID, GRID))
+    return found
+
+
+def draw_galip(networks: dict, z: Tensor, text: Tensor) -> Tensor:
+    """z [B,Z], text [B,TEXT] -> images [B,3,40,40], as the paper's figure 4 has it."""
+    g, style = networks["netG"], torch.cat([z, text], 1)
+    x = _dense(g, "fc_code", z).view(-1, 8, GRID, GRID)
+    for i in range(2):
+        block = f"mapping.FBlocks.{i}"
+        y = _fused(g, f"{block}.fuse1", _conv(g, f"{block}.conv1", x), style)
+        x = x + _fused(g, f"{block}.fuse2", _conv(g, f"{block}.conv2", y), style)
+    x = _conv(g, "mapping.conv_fuse", x, 2)
+    words = _dense(g, "mapping.fc_prompt", style).view(-1, WORDS, WIDTH)
+    x = _conv(g, "mapping.conv", x + 0.1 * _seen(g, x, words, (8,))[0], 2)
+    for i, size in enumerate(SIZES):
+        block = f"GBlocks.{i}"
+        x = F.interpolate(x, size=(size, size))
+        y = _conv(g, f"{block}.c1", _fused(g, f"{block}.fuse1", x, style))
+        x = _conv(g, f"{block}.c_sc", x, 0) + _conv(g, f"{block}.c2", _fused(g, f"{block}.fuse2", y, style))
+    return _conv(g, "to_rgb.1", F.leaky_relu(x, 0.2))
+
+
+def judge_galip(networks: dict, images: Tensor, text: Tensor) -> Tensor:
+    """images [B,3,40,40] in -1..1, text [B,TEXT] -> logits [B]."""
+    g, d, c = networks["netG"], networks["netD"], networks["netC"]
+    mean, deviation = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    once = images * 0.5 + 0.5
+    pixels = ((once + 1) * 0.5 - mean[:, None, None]) / deviation[:, None, None]
+    x, *others = _seen(g, _conv(g, "mapping.CLIP_ViT.conv1", pixels, 0, PATCH), None, (1, 4, 8))
+    for block, deeper in (("DBlocks.0", others[0]), ("DBlocks.1", others[1]), ("main", 0)):
+        y = F.leaky_relu(_conv(d, f"{block}.conv_r.2", F.leaky_relu(_conv(d, f"{block}.conv_r.0", x), 0.2)), 0.2)
+        shortcut = _conv(d, f"{block}.conv_s", x, 0) if block == "main" else x
+        x = shortcut + d[f"{block}.gamma"] * y + d.get(f"{block}.beta", 0) * deeper
+    joint = torch.cat([x, text[:, :, None, None].expand(-1, -1, GRID, GRID)], 1)
+    return _conv(c, "joint_conv.2", F.leaky_relu(_conv(c, "joint_conv.0", joint, 0), 0.2), 0).flatten()

@@ -290,6 +290,22 @@ def test_a_file_that_is_no_picture(tmp_path, capsys):
     assert "not a picture that can be read" in capsys.readouterr().err
 
 
+def test_galip_is_converted_and_drawn_with(tmp_path, capsys, monkeypatch):
+    import published
+    import torch
+
+    monkeypatch.setenv("LLM_GAN_HOME", str(tmp_path / "home"))
+    torch.save(published.galip(), tmp_path / "galip.pth")
+    out = tmp_path / "galip.safetensors"
+    asked = ["convert", str(tmp_path / "galip.pth"), "--out", str(out), "--half"]
+    assert main(asked) == 1 and "put the folder openai/clip-vit-base-patch32" in capsys.readouterr().err
+    published.save_clip(tmp_path / "home" / "clip-vit-base-patch32")
+    assert main(asked) == 0 and "40 px, with its discriminator" in capsys.readouterr().out
+    assert main(["generate", "a cat", "a dog", "-n", "2", "--gan", str(out), "--out", str(tmp_path / "drawn")]) == 0
+    pictures = sorted(str(path) for path in (tmp_path / "drawn").glob("0*.png"))
+    assert len(pictures) == 4 and main(["score", *pictures, "--gan", str(out)]) == 0
+
+
 def test_a_published_gan_is_converted_and_drawn_with(tmp_path, capsys):
     import published
 

@@ -23,6 +23,8 @@ from llm_gan.models.language.gguf import convert_gguf, conversion_record
 from llm_gan.models.language.model import LanguageModel, TransformersDecoder, _bos, choose_dtype
 from llm_gan.models.language.tokenizer import PIECES, Tokenizer
 
+import published
+
 PROMPTS = ["red apple", "一张包含猫和狗的图像", "a cat and a dog sitting on a red sofa in the evening sun, watercolour", "",
            "smiling face with sunglasses, 3D style", "狗脸"]
 
@@ -848,3 +850,99 @@ def test_writing_can_be_cancelled(tiny):
 
     with pytest.raises(KeyboardInterrupt):
         tiny.expand("red apple", on_token=cancel)
+
+
+# ------------------------------------------------------------------------------------------------------------------ CLIP
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    return published.save_clip(tmp_path_factory.mktemp("clip") / "clip-vit-base-patch32")
+
+
+def test_clip_reads_as_in_transformers(clip_folder):
+    from transformers import CLIPModel, CLIPTokenizerFast
+
+    prompts = ["A Cat", "a cat and a dog!", "x", " ".join("abcdefghijklmnopqrstuvwxyz"), ""]
+    condition = LanguageModel.load(clip_folder).encode(prompts)
+    theirs, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), CLIPTokenizerFast.from_pretrained(clip_folder)
+    for i, prompt in enumerate(prompts):
+        with torch.no_grad():
+            read = theirs.text_model(**tokenizer(prompt, return_tensors="pt", truncation=True, max_length=19))
+            expected = theirs.text_projection(read.pooler_output)[0]
+        assert expected.std() > 0.5 and torch.allclose(condition.pooled[i], expected, atol=1e-4)
+    assert condition.mask.sum(1).tolist() == [2, 10, 1, 17, 1]
+    assert condition.recipe.template == "{prompt}<|endoftext|>" and (condition.recipe.layer, condition.recipe.width) == (2, 64)
+
+
+def test_a_clip_is_the_same_from_either_file(clip_folder, tmp_path):
+    pickled = published.save_clip(tmp_path / "openai" / "clip", pickled=True)
+    one, other = LanguageModel.load(clip_folder), LanguageModel.load(pickled)
+    assert one.fingerprint == other.fingerprint and find_language_models([tmp_path])["openai/clip"] == pickled
+    assert torch.equal(one.encode(["a dog"]).pooled, other.encode(["a dog"]).pooled)
+
+
+def test_a_clip_reads_only(clip_folder):
+    with pytest.raises(ValueError, match="reads and cannot write: have another"):
+        LanguageModel.load(clip_folder, write=True)
+    clip = LanguageModel.load(clip_folder)
+    with pytest.raises(ValueError, match="after all of its 2 layers, not after 1"):
+        clip.encode(["a dog"], clip.recipe(layer=1))
+    with pytest.raises(ValueError, match="20 tokens at most"):
+        clip.encode([40 * "a "], clip.recipe(max_tokens=30))
+
+
+class Touched:
+    """A pickle that writes a file where it is run."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return open, (str(self.place), "w")
+
+
+BROKEN_CLIPS = {
+    "another activation": (lambda f: _rewrite(f, lambda c: c["text_config"].update(hidden_act="gelu")), "its activation is another"),
+    "other heads": (lambda f: _rewrite(f, lambda c: c["text_config"].update(num_attention_heads=4)), "its heads have another size"),
+    "no text": (lambda f: _drop(f, "text_model."), "is missing, fetch the folder of the whole CLIP"),
+    "no projection": (lambda f: _drop(f, "text_projection."), "is missing, fetch the folder of the whole CLIP"),
+    "a layer less": (lambda f: _drop(f, "text_model.encoder.layers.1.mlp"), "cannot be read"),
+    "cut short": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]), "cannot be read"),
+}
+
+
+def _rewrite(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _drop(folder, start):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor for name, tensor in tensors.items() if not name.startswith(start)}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", BROKEN_CLIPS)
+def test_a_broken_clip_is_refused_in_a_sentence(kind, clip_folder, tmp_path):
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    damage, message = BROKEN_CLIPS[kind]
+    damage(folder)
+    with pytest.raises(ValueError, match=message) as refusal:
+        LanguageModel.load(folder)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("protocol", [2, None])
+def test_nothing_in_a_pickled_clip_is_run(protocol, clip_folder, tmp_path):
+    folder = published.save_clip(tmp_path / "clip", pickled=True)
+    if protocol:
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"text_model.x": Touched(tmp_path / "ran")}, protocol))
+    else:
+        torch.save({"text_model.x": Touched(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be read"):
+        LanguageModel.load(folder)
+    assert not (tmp_path / "ran").exists()

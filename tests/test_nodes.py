@@ -915,6 +915,37 @@ def test_a_training_needs_a_plain_name(pack, name):
         pack.module("nodes.comfyui").training_paths(name)
 
 
+def test_galip_draws_what_its_clip_reads(pack, tmp_path, monkeypatch):
+    import folder_paths
+
+    import published
+
+    home = Path(folder_paths.models_dir) / "gan"
+    home.mkdir(exist_ok=True)
+    torch.save(published.galip(), home / "painter.pth")
+    given = {"file": "painter.pth", "classes": "", "half": True}
+    with pytest.raises(FileNotFoundError, match="put the folder openai/clip-vit-base-patch32"):
+        pack.run("Convert", **given)
+    published.save_clip(tmp_path / "openai" / "clip-vit-base-patch32", pickled=True)
+    places = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(places, "LLM", ([*places["LLM"][0], str(tmp_path)], places["LLM"][1]))
+    gan, info = pack.run("Convert", **given)
+    assert "reads prompts with clip-vit-base-patch32" in info and (home / "painter.safetensors").is_file()
+    assert "openai/clip-vit-base-patch32" in pack.node("LLMGAN_LoadLLM").define_schema().inputs[0].options
+    clip = pack.run("LoadLLM", model="openai/clip-vit-base-patch32", precision="fp32")[0]
+    words = {"one_per_line": True, "expand": False, "instruction": "", "seed": 0, "temperature": 0.3, "max_tokens": 8}
+    read = [pack.run("PromptEncoder", prompt="a cat\na dog", llm=clip, gan=known, **words)[0] for known in (gan, None)]
+    drawn = [pack.run("Generator", gan=gan, conditioning=c, seed=1, batch_size=2, truncation=0.8)[0] for c in read]
+    assert drawn[0].shape == (4, 40, 40, 3) and torch.equal(*drawn) and (drawn[0][0] - drawn[0][2]).abs().mean() > 0.01
+    scored = pack.run("DiscriminatorScore", gan=gan, images=drawn[0], keep=2, conditioning=read[0])
+    assert len(scored[0]) == 4 and "alignment" in scored[3]
+    with pytest.raises(ValueError, match="reads and cannot write"):
+        pack.run("PromptEncoder", prompt="a cat", llm=clip, **words | {"expand": True, "instruction": "write {prompt}"})
+    with pytest.raises(ValueError, match="load gemma-3-270m in Load LLM"):
+        bundled = pack.run("LoadGAN", gan="icons (bundled)", precision="fp32")[0]
+        pack.run("Generator", gan=bundled, conditioning=read[1], seed=1, batch_size=1, truncation=0.8)
+
+
 def test_a_published_gan_comes_into_the_graph_and_what_it_cannot_do_is_said(pack, encode):
     import folder_paths
 

@@ -17,9 +17,10 @@ from llm_gan.models.gan import Latent
 from llm_gan.models.inversion import invert
 from llm_gan.models.published.biggan import within_two
 from llm_gan.models.published.checkpoint import load, save_published
-from llm_gan.models.published.convert import convert, networks_of
+from llm_gan.models.published.convert import CAPTIONS, CLIP, convert, networks_of
+from llm_gan.models.published.galip import conv_of_doubled, corners
 from llm_gan.models.published.gan import PublishedGAN
-from llm_gan.models.published.pickles import Thing, read_pickle
+from llm_gan.models.pickles import Thing, read_pickle
 
 import published
 from test_gan import condition
@@ -117,6 +118,91 @@ def test_biggan_draws_as_its_package_does(tmp_path):
     z, label = torch.randn(2, 32), torch.eye(5)[[0, 4]]
     with torch.no_grad():
         assert torch.allclose(_drawn(ours, z, label, 0.4)[1], theirs(within_two(z) * 0.4, label, 0.4), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def galip_file(tmp_path_factory):
+    """A GALIP as its training saves it; beside it a CLIP that it reads with."""
+    home = tmp_path_factory.mktemp("galip")
+    torch.save(published.galip(), home / "galip.pth")
+    published.save_clip(home / "clip-vit-base-patch32")
+    return home / "galip.pth"
+
+
+def test_galip_draws_and_judges_as_published(galip_file):
+    theirs = published.galip()["model"]
+    ours, judge = networks_of(galip_file)
+    judge.look_through(ours.eyes)
+    z, text = torch.randn(3, 6), torch.randn(3, 64)
+    expected = published.draw_galip(theirs, z, text)
+    images = _drawn(ours, z, text, 1.0)[1]
+    assert expected.std() > 0.5 and torch.allclose(images, expected, atol=1e-4)
+    assert torch.allclose(_drawn(ours, z, text, 0.5)[1], published.draw_galip(theirs, z / 2, text), atol=1e-4)
+    pictures = expected.clamp(-1, 1)
+    features, logits = judge.features(pictures), published.judge_galip(theirs, pictures, text)
+    assert logits.std() > 0.1 and torch.allclose(judge.judge(features, text, judge.usual), logits, atol=1e-4)
+    # Without a text: what it says with several, on average.
+    several = torch.stack([published.judge_galip(theirs, pictures, one.expand(3, -1)) for one in text]).mean(0)
+    assert torch.allclose(judge.judge(features, None, text), several, atol=1e-4)
+
+
+def test_a_convolution_of_doubled_pixels_is_as_of_the_pixels():
+    x, weight, bias = torch.randn(2, 5, 3, 4), torch.randn(6, 5, 3, 3), torch.randn(6)
+    expected = torch.nn.functional.conv2d(torch.nn.functional.interpolate(x, scale_factor=2), weight, bias, padding=1)
+    assert torch.allclose(conv_of_doubled(x, corners(weight), bias), expected, atol=1e-5)
+
+
+def test_a_galip_of_several_gpus_is_read_too(galip_file, tmp_path):
+    saved = published.galip(judged=False)["model"]["netG"]
+    torch.save({"model": {"netG": {f"module.{name}": tensor for name, tensor in saved.items()}}}, tmp_path / "x.pth")
+    ours, judge = networks_of(tmp_path / "x.pth")
+    expected = networks_of(galip_file)[0].state_dict()
+    assert judge is None and all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+
+
+@pytest.mark.skipif("GALIP_DIR" not in os.environ, reason="GALIP_DIR names no checkout of tobran/GALIP")
+def test_galip_draws_as_its_own_code_does(tmp_path):
+    pytest.importorskip("clip", reason="CLIP's package: pip install clip-anytorch")
+    written = subprocess.run(
+        [sys.executable, "-c", _GALIPS_CODE, str(tmp_path)], capture_output=True, text=True, cwd=f"{os.environ['GALIP_DIR']}/code"
+    )
+    assert written.returncode == 0, written.stderr
+    expected = torch.load(tmp_path / "drawn.pt", weights_only=True)
+    ours, judge = networks_of(tmp_path / "galip.pth")
+    judge.look_through(ours.eyes)
+    images = _drawn(ours, expected["z"], expected["text"], 1.0)[1]
+    assert torch.allclose(images, expected["images"], atol=1e-4 * expected["images"].abs().max())
+    scores = judge.judge(judge.features(expected["images"]), expected["text"], judge.usual)
+    assert torch.allclose(scores, expected["scores"], atol=1e-4)
+
+
+_GALIPS_CODE = """
+import contextlib, importlib.util, sys, types
+import torch
+from clip.model import CLIP
+
+sys.modules["lib"], sys.modules["lib.utils"] = types.ModuleType("lib"), types.ModuleType("lib.utils")  # which want more packages
+sys.modules["lib.utils"].dummy_context_mgr = contextlib.nullcontext
+spec = importlib.util.spec_from_file_location("GALIP", "models/GALIP.py")
+theirs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(theirs)
+torch.manual_seed(0)
+clip = CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).eval()
+networks = {"netG": theirs.NetG(64, 100, 512, 256, 3, False, clip), "netD": theirs.NetD(64, 256, 3, False),
+            "netC": theirs.NetC(64, 512, False)}
+for network in networks.values():
+    for name, weight in network.eval().named_parameters():
+        if "linear2" in name:
+            weight.data.normal_(std=0.05).add_(float(name.endswith("gamma.linear2.bias")))
+        if name.endswith((".gamma", ".beta")):
+            weight.data.fill_(0.3)
+torch.save({"model": {name: network.state_dict() for name, network in networks.items()}}, sys.argv[1] + "/galip.pth")
+z, text = torch.randn(2, 100), torch.randn(2, 512)
+with torch.no_grad():
+    images = networks["netG"](z, text, eval=True)
+    scores = networks["netC"](networks["netD"](theirs.CLIP_IMG_ENCODER(clip)(images)[0]), text).flatten()
+torch.save({"z": z, "text": text, "images": images, "scores": scores}, sys.argv[1] + "/drawn.pt")
+"""
 
 
 @pytest.mark.skipif("STYLEGAN3_DIR" not in os.environ, reason="STYLEGAN3_DIR names no checkout of NVlabs/stylegan3")
@@ -413,6 +499,116 @@ def test_a_prompt_of_another_model_is_refused_where_it_counts(of_classes, conver
     with pytest.raises(ValueError, match="load gemma-3-270m"):
         of_classes.check(foreign)
     load(converted).check(foreign)
+
+
+@pytest.fixture(scope="module")
+def galip(galip_file, tmp_path_factory):
+    """GALIP in a converted file, and what its CLIP reads."""
+    from llm_gan.models.language.model import LanguageModel
+
+    out = tmp_path_factory.mktemp("converted") / "galip.safetensors"
+    convert(galip_file, out, models={CLIP: galip_file.parent / CLIP}, dtype=torch.float16)
+    return out, LanguageModel.load(galip_file.parent / CLIP)
+
+
+def test_a_galip_draws_and_scores_what_its_clip_reads(galip, read):
+    out, clip = galip
+    gan, prompts = load(out), ["a cat", "a dog at night"]
+    condition = clip.encode(prompts)
+    images, latent = gan.generate(condition, gan.sample_z(0, 2), 0.8)
+    assert images.shape == (2, 40, 40, 3) and latent.styles.shape == (2, 4, 70)
+    assert torch.equal(latent.styles[:, 0, 6:], condition.pooled)
+    other, _ = gan.generate(clip.encode(prompts[::-1]), gan.sample_z(0, 2), 0.8)
+    assert (images - other).abs().mean() > 0.01
+    scores = gan.score(images, condition)
+    with torch.no_grad():
+        features = gan.discriminator.features(images.permute(0, 3, 1, 2) * 2 - 1)
+        logits = torch.stack([gan.discriminator.judge(features, said[None], None) for said in clip.encode(CAPTIONS).pooled])
+    assert torch.allclose(scores.realism, logits.mean(0), atol=1e-3) and scores.alignment.abs().min() > 0
+    assert torch.equal(gan.score(images).realism, scores.realism) and gan.score(images).alignment.eq(0).all()
+    halfway = latents.travel(condition, 3)
+    between, _ = gan.generate(halfway, gan.sample_z(0, 1)[[0] * 3])
+    assert torch.allclose(halfway.pooled[1], condition.pooled.mean(0), atol=1e-5) and (between[0] - between[1]).abs().mean() > 0.01
+    with pytest.raises(ValueError, match=f"load {CLIP}"):
+        gan.check(read("a cat"))
+
+
+def test_a_galip_is_stored_in_half_and_draws_nearly_the_same(galip, galip_file, tmp_path):
+    out, clip = galip
+    whole = convert(galip_file, tmp_path / "whole.safetensors", llm=galip_file.parent / CLIP)
+    half = load(out, dtype=torch.float16)
+    assert half.dtype == torch.float32 and out.stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
+    z, condition = whole.sample_z(0, 4), clip.encode(["a cat"]).repeat(4)
+    pictures = [gan.generate(condition, z)[0] for gan in (whole, half, load(tmp_path / "whole.safetensors"))]
+    assert (pictures[0] - pictures[1]).abs().mean() < 1 / 255 and torch.allclose(pictures[0], pictures[2], atol=1e-5)
+    names = load_file(out).keys()
+    assert any(name.startswith("generator.eyes.") for name in names) and not any("discriminator.eyes" in name for name in names)
+
+
+def test_a_galip_is_mixed_and_moved(galip):
+    out, clip = galip
+    gan, condition = load(out), clip.encode(["a cat", "a dog"])
+    images, drawn = gan.generate(condition, gan.sample_z(0, 2))
+    everywhere = latents.layers_of(gan.generator, ["all"])
+    mixed = latents.mix(gan.generator, drawn[[0]], drawn[[1]], everywhere)
+    assert torch.allclose(gan.generate(condition[0], mixed)[0], images[1:], atol=1e-4)
+    for method in ("sefa", "pca"):
+        directions = latents.directions(gan, method, everywhere, 2)
+        moved = latents.slide(drawn, directions, torch.tensor([2.0, 0]), everywhere, gan.generator.num_styles)
+        assert (gan.generate(condition, moved)[0] - images).abs().mean() > 0.01
+
+
+def test_a_galip_needs_its_clip(galip_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLM_GAN_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"put the folder openai/{CLIP}"):
+        convert(galip_file, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="gives 640 numbers, and this GAN reads 64. GALIP reads with CLIP"):
+        convert(galip_file, tmp_path / "x.safetensors", llm="gemma-3-270m")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+ODD_GALIP = {
+    "no eyes": lambda networks: [networks["netG"].pop(name) for name in list(networks["netG"]) if "CLIP_ViT" in name],
+    "a layer less": lambda networks: networks["netG"].pop("GBlocks.1.c2.weight"),
+    "a layer of another size": lambda networks: networks["netG"].update({"GBlocks.1.c2.weight": torch.zeros(6, 5, 3, 3)}),
+    "few layers of eyes": lambda networks: networks["netG"].pop("mapping.CLIP_ViT.transformer.resblocks.8.ln_1.bias"),
+    "no judgement": lambda networks: networks["netC"].clear(),
+    "another thing": lambda networks: networks.update(netG=[]),
+}
+
+
+@pytest.mark.parametrize("what", ODD_GALIP)
+def test_a_galip_built_otherwise_is_refused_in_a_sentence(what, tmp_path):
+    saved = published.galip()
+    ODD_GALIP[what](saved["model"])
+    torch.save(saved, tmp_path / "x.pth")
+    with pytest.raises(ValueError) as refusal:
+        networks_of(tmp_path / "x.pth")
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 600
+
+
+HOSTILE_GALIP = {
+    "a patch of none": ("generator", {"patch": 0}),
+    "eyes of another width": ("generator", {"eyes": 64}),
+    "many words": ("generator", {"words": 60}),
+    "a text of another width": ("generator", {"text": 65}),
+    "many layers": ("generator", {"layers": 60_000}),
+    "a judge of other eyes": ("discriminator", {"grid": 7}),
+    "a kernel that is too large": ("discriminator", {"kernel": 6}),
+    "a judge of another kind": ("discriminator", {"resolution": 40}),
+    "one channel": ("generator", {"channels": [12]}),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_GALIP)
+def test_a_hostile_galip_is_refused_in_a_sentence(kind, galip, tmp_path):
+    part, change = HOSTILE_GALIP[kind]
+    metadata = read_metadata(galip[0])
+    metadata[part] = json.dumps(json.loads(metadata[part]) | change)
+    save_file(load_file(galip[0]), tmp_path / "x.safetensors", metadata)
+    with pytest.raises(ValueError) as refusal:
+        load(tmp_path / "x.safetensors")
+    assert "\n" not in str(refusal.value)
 
 
 def test_what_a_published_gan_cannot_do_is_said(converted, tmp_path):

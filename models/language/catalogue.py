@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Iterable, Iterator
 
+from .clip import MODEL_TYPES, PICKLED
 from .gguf import CONVERTER, convert_gguf, conversion_record, source_digest
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def default_home() -> Path:
 def find_language_models(folders: Iterable[Path] = ()) -> dict[str, Path]:
     """Names and places of all models in `folders` (three levels deep) and in installed packages, the default first.
 
-    A folder counts if it holds a config.json and .safetensors weights; a .gguf file counts by itself. The names are
+    A folder counts if it holds a config.json and .safetensors weights, or a CLIP's pytorch_model.bin; a .gguf file by itself. The names are
     paths within the folder, without ".gguf". `resolve` takes names and places alike.
     """
     found: dict[str, Path] = {}
@@ -122,9 +123,13 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
         if entry.suffix == ".gguf" and entry.is_file():
             yield entry
         elif entry.is_dir():
-            if (entry / "config.json").is_file() and any(entry.glob("*.safetensors")):
+            if (entry / "config.json").is_file() and (any(entry.glob("*.safetensors")) or _is_pickled_clip(entry)):
                 record = conversion_record(entry)
                 if record is None or record.get("converter") == CONVERTER:
                     yield entry
             elif depth > 1:
                 yield from _walk(entry, depth - 1)
+
+
+def _is_pickled_clip(folder: Path) -> bool:
+    return (folder / PICKLED).is_file() and f'"{MODEL_TYPES[0]}"' in (folder / "config.json").read_text("utf-8", "replace")

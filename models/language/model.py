@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from ..condition import DEFAULT_MAX_TOKENS, DEFAULT_TEMPLATE, Condition, ConditionCache, Recipe
 from ..recorded import Recordings
+from . import clip
+from .clip import ClipText
 from .decoder import Decoder, DecoderConfig
 from .expand import accept, generate, keeping, writing_prompt
 from .gguf import conversion_record
@@ -44,13 +46,13 @@ _NEVER_FP16 = ("gemma",)
 
 
 class LanguageModel(nn.Module):
-    """A causal language model, of which as many layers are kept as its use needs.
+    """A causal language model, of which as many layers are kept as its use needs; or a text encoder of CLIP, which reads only.
 
     `reader` gives the states of tokens after a layer. `model` is transformers' whole causal model where this one writes too,
     else None. `name` is for people; `fingerprint` tells models apart, whatever their folder or precision.
     """
 
-    def __init__(self, reader: Decoder | TransformersDecoder, tokenizer: Any, *, name: str, fingerprint: str, layers: int,
+    def __init__(self, reader: Decoder | TransformersDecoder | ClipText, tokenizer: Any, *, name: str, fingerprint: str, layers: int,
                  model: nn.Module | None = None):
         super().__init__()
         self.reader = reader
@@ -79,9 +81,13 @@ class LanguageModel(nn.Module):
 
         folder = resolve(source, convert_to)
         config = _check_folder(folder)
-        samples = _sample(folder, config)
         device = torch.device(device)
         dtype = choose_dtype(config.get("model_type", ""), device, dtype)
+        if config["model_type"] in clip.MODEL_TYPES:
+            if write:
+                raise ValueError(f"{folder.name} reads and cannot write: have another language model expand the prompt.")
+            return cls._load_clip(folder, config, dtype).to(device)
+        samples = _sample(folder, config)
         # Made under inference mode, weights could neither be moved outside of it nor patched.
         with torch.inference_mode(False):
             record = conversion_record(folder)
@@ -101,6 +107,19 @@ class LanguageModel(nn.Module):
                                  fingerprint=_fingerprint(config, samples, tokenizer), model=model if write else None)
             return language_model.to(device)
 
+    @classmethod
+    @torch.inference_mode(False)
+    def _load_clip(cls, folder: Path, config: dict[str, Any], dtype: torch.dtype) -> LanguageModel:
+        try:
+            tensors = clip.text_tensors(folder)
+            reader = ClipText.of(tensors, config).to(dtype)
+        except Exception as error:  # as many kinds as there are ways to tamper with a folder
+            raise ValueError(f"The CLIP in {folder} cannot be read: {_sentence(error)}") from error
+        tokenizer = _load_tokenizer(folder, converted=False, write=False)
+        samples = [_beginning(name, list(tensor.shape), tensor) for name, tensor in tensors.items()]
+        fingerprint = _fingerprint({"model_type": clip.MODEL_TYPES[0]}, samples, tokenizer)
+        return cls(reader, tokenizer, name=folder.name, fingerprint=fingerprint, layers=len(reader.layers))
+
     @property
     def write(self) -> bool:
         """Whether it can write, too."""
@@ -117,10 +136,13 @@ class LanguageModel(nn.Module):
 
     def recipe(self, template: str | None = None, layer: int | None = None, max_tokens: int | None = None) -> Recipe:
         """The recipe by which this model reads, unless a generator brings its own."""
+        usual = DEFAULT_TEMPLATE, default_layer(self.layers), DEFAULT_MAX_TOKENS
+        if isinstance(self.reader, ClipText):
+            usual = self.reader.template, self.layers, self.reader.max_tokens
         return Recipe(model=self.name, fingerprint=self.fingerprint, width=self.width,
-                      template=DEFAULT_TEMPLATE if template is None else template,
-                      layer=default_layer(self.layers) if layer is None else layer,
-                      max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+                      template=usual[0] if template is None else template,
+                      layer=usual[1] if layer is None else layer,
+                      max_tokens=usual[2] if max_tokens is None else max_tokens,
                       bos=self.bos is not None, dtype=_dtype_name(self.reader.dtype))
 
     @torch.inference_mode(False)  # else the states could not be used to train a generator
@@ -355,7 +377,8 @@ def _check_folder(folder: Path) -> dict[str, Any]:
         if key in _SIZES and value is not None and (type(value) is not int or not 1 <= value <= bound):
             raise ValueError(f"The config.json in {folder} is damaged, its {key} is {value!r:.60}: fetch the model "
                              "again.")
-    if not any(folder.glob("*.safetensors")):
+    pickled = config["model_type"] in clip.MODEL_TYPES and (folder / clip.PICKLED).is_file()
+    if not any(folder.glob("*.safetensors")) and not pickled:
         raise ValueError(f"{folder} holds no .safetensors weights (pickled weights are never opened): fetch the model "
                          "in the safetensors format.")
     return config
@@ -451,9 +474,7 @@ def _sample(folder: Path, config: dict[str, Any]) -> list[list]:
                 for name in file.keys():
                     part = file.get_slice(name)
                     shape = part.get_shape()
-                    values = part[:1] if shape else file.get_tensor(name)
-                    samples[name] = [name, list(shape),
-                                     values.flatten()[:8].to(torch.bfloat16).view(torch.int16).tolist()]
+                    samples[name] = _beginning(name, shape, part[:1] if shape else file.get_tensor(name))
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} was cut short or is damaged: fetch it again ({_sentence(error)}).") from error
     text = _text_config(config)
@@ -467,6 +488,10 @@ def _sample(folder: Path, config: dict[str, Any]) -> list[list]:
             raise ValueError(f"The weights in {folder} do not fit its config.json, {name} has the shape {shape} instead "
                              f"of {embedding}: fetch the model again.")
     return [samples[name] for name in sorted(samples)]
+
+
+def _beginning(name: str, shape: list[int], values: Tensor) -> list:
+    return [name, list(shape), values.flatten()[:8].to(torch.bfloat16).view(torch.int16).tolist()]
 
 
 def _fingerprint(config: dict[str, Any], samples: list[list], tokenizer: Any) -> str:

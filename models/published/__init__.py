@@ -1,4 +1,4 @@
-"""GANs that others trained and published: StyleGAN2, StyleGAN3 and BigGAN, drawn with like our own.
+"""GANs that others trained and published: StyleGAN2, StyleGAN3, BigGAN and GALIP, drawn with like our own.
 
 `convert.py` reads the files in which they were published, and runs nothing of them; `checkpoint.py` keeps them as safetensors.
 """

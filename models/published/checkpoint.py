@@ -8,7 +8,7 @@ every tensor against the network.
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,30 +18,46 @@ from ..condition import Recipe
 from ..gan import AnyGAN
 from ..tensors import save_tensors
 from .biggan import BigGANConfig, BigGANGenerator
+from .galip import GALIPConfig, GALIPDiscriminator, GALIPDiscriminatorConfig, GALIPGenerator
 from .gan import Classes, PublishedGAN
 from .stylegan2 import StyleGAN2Config, StyleGAN2Discriminator, StyleGAN2DiscriminatorConfig, StyleGAN2Generator
 from .stylegan3 import Layer, StyleGAN3Config, StyleGAN3Generator
 
 FORMAT = "3"
-GENERATORS = {
-    "StyleGAN2": (StyleGAN2Config, StyleGAN2Generator),
-    "StyleGAN3": (StyleGAN3Config, StyleGAN3Generator),
-    "BigGAN": (BigGANConfig, BigGANGenerator),
+
+
+class Architecture(NamedTuple):
+    """What a GAN is built of; those whose discriminators were not published have none."""
+
+    config: type
+    generator: type
+    judge_config: type | None = None
+    judge: type | None = None
+
+
+_STYLEGAN2_JUDGE = StyleGAN2DiscriminatorConfig, StyleGAN2Discriminator
+ARCHITECTURES = {
+    "StyleGAN2": Architecture(StyleGAN2Config, StyleGAN2Generator, *_STYLEGAN2_JUDGE),
+    "StyleGAN3": Architecture(StyleGAN3Config, StyleGAN3Generator, *_STYLEGAN2_JUDGE),
+    "BigGAN": Architecture(BigGANConfig, BigGANGenerator),
+    "GALIP": Architecture(GALIPConfig, GALIPGenerator, GALIPDiscriminatorConfig, GALIPDiscriminator),
 }
 MOST = 65_536  # that any number of a config may be
 LONGEST = 64  # entries of a list in it
 # Of networks whose activations are clamped these run in the precision asked for, but for the styles within.
 ON_PIXELS = ("generator.constant", "generator.scales.", "generator.layers.", "discriminator.from_rgb.", "discriminator.scales.")
+# GALIP was trained in fp16 as a whole, and CLIP's eyes published in it: all its matrices are stored so, and run in fp32.
+TRAINED_SO = ("generator.eyes.layers.", "generator.fusions.", "generator.words.", "discriminator.blocks.", "discriminator.last.")
 
 
 def architecture(gan: PublishedGAN) -> str:
-    return next(name for name, (_, kind) in GENERATORS.items() if isinstance(gan.generator, kind))
+    return next(name for name, kind in ARCHITECTURES.items() if isinstance(gan.generator, kind.generator))
 
 
 def save_published(gan: PublishedGAN, path: Path, dtype: torch.dtype = torch.float32, preview: bytes | None = None) -> Path:
     """Write `gan` to `path`, what works on pixels as `dtype`; `preview` is a PNG. Complete or not at all."""
     tensors = {
-        name: tensor.detach().to("cpu", dtype if _on_pixels(name) else torch.float32).contiguous()
+        name: tensor.detach().to("cpu", dtype if _on_pixels(name) or name.startswith(TRAINED_SO) else torch.float32).contiguous()
         for name, tensor in gan.state_dict().items()
     }
     metadata = metadata_of(gan, FORMAT, gan.discriminator is not None, preview) | {PUBLISHED: architecture(gan)}
@@ -57,21 +73,22 @@ def load(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = to
     metadata = read_metadata(path)
     if PUBLISHED not in metadata:
         return load_gan(path, device, dtype)
-    if metadata[PUBLISHED] not in GENERATORS:
+    if metadata[PUBLISHED] not in ARCHITECTURES:
         raise ValueError(f"{path.name} holds a GAN of another kind, {metadata[PUBLISHED]!r:.30}: update LLM-GAN.")
-    kind, network = GENERATORS[metadata[PUBLISHED]]
-    config = _config(kind, metadata.get("generator"), path)
+    kind = ARCHITECTURES[metadata[PUBLISHED]]
+    config = _config(kind.config, metadata.get("generator"), path)
     judge = metadata.get("discriminator")
-    judge = None if judge is None else _config(StyleGAN2DiscriminatorConfig, judge, path)
-    if judge is not None and (judge.resolution, judge.classes) != (config.resolution, config.classes):
-        raise ValueError(f"{path.name}: its discriminator does not fit its generator.")
+    if judge is not None:
+        judge = None if kind.judge_config is None else _config(kind.judge_config, judge, path)
+        if judge is None or not judge.suits(config):
+            raise ValueError(f"{path.name}: its discriminator does not fit its generator.")
     recipe = Recipe.from_dict(json_object(metadata.get("recipe"), "recipe", path))
+    if getattr(config, "text", recipe.width) != recipe.width:
+        raise ValueError(f"{path.name} draws what {config.text} numbers say, and its recipe gives {recipe.width}.")
     names = _names(metadata, config.classes, path)
     with unfilled():
         classes = Classes(names, recipe.width) if names else None
-        gan = PublishedGAN(
-            network(config), judge and StyleGAN2Discriminator(judge), recipe, classes, read_card(metadata, path)
-        )
+        gan = PublishedGAN(kind.generator(config), judge and kind.judge(judge), recipe, classes, read_card(metadata, path))
     bounded = getattr(config, "clamp", 0) > 0
 
     def as_it_runs(name: str, tensor: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ multiplied into the weights here, and weights that are demodulated brought to un
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,12 +20,13 @@ from ..condition import Condition
 from ..gan import Card
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
+from ..pickles import Thing, read_pickle
 from ..pictures import contact_sheet
 from ..training.run import check_out
 from .biggan import BigGANConfig, BigGANGenerator
 from .checkpoint import architecture, save_published
-from .gan import Classes, PublishedGAN
-from .pickles import Thing, read_pickle
+from .galip import SEEN, GALIPConfig, GALIPDiscriminator, GALIPDiscriminatorConfig, GALIPGenerator
+from .gan import Classes, PublishedDiscriminator, PublishedGAN
 from .stylegan2 import (
     TAPS,
     StyleGAN2Config,
@@ -33,10 +36,21 @@ from .stylegan2 import (
 )
 from .stylegan3 import Layer, StyleGAN3Config, StyleGAN3Generator
 
-READ = "StyleGAN2-ADA and StyleGAN3 (.pkl, as their PyTorch code saves them) and BigGAN-deep (pytorch_model.bin, config.json)"
+READ = (
+    "StyleGAN2-ADA and StyleGAN3 (.pkl, as their PyTorch code saves them), BigGAN-deep (pytorch_model.bin, config.json) and"
+    " GALIP (.pth)"
+)
+CLIP = "clip-vit-base-patch32"  # the language model of GALIP, by the usual name of its folder
 Progress = Callable[[int, int], None]
 PREVIEW = 4  # pictures
 SAMPLES = 8  # of the generator, by which its discriminator's usual company is measured
+# What pictures usually show, to measure realism by where the discriminator wants a text; the first are drawn for the preview.
+CAPTIONS = (
+    "a red bus on a street", "a bowl of fruit on a wooden table", "a mountain lake at sunset", "a brown dog on the beach",
+    "a man riding a wave", "a cat on a sofa", "a plate of food", "a train at a station", "flowers in a vase", "a city at night",
+    "a bedroom with a window", "a group of people in a park", "a horse in a field", "a painting of a ship", "a close-up of a face",
+    "a boat on a river",
+)  # fmt: skip
 
 
 def convert(
@@ -44,14 +58,17 @@ def convert(
     out: Path,
     names: Sequence[str] = (),
     *,
-    llm: str | Path = DEFAULT_LANGUAGE_MODEL,
+    llm: str | Path | None = None,
+    models: Mapping[str, Path] = MappingProxyType({}),
     licenses: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     progress: Progress = lambda done, total: None,
 ) -> PublishedGAN:
     """Write the GAN in the file `source` to `out`, what works on pixels as `dtype`.
 
-    `names` are those of its classes in their order, several of one with commas between; `llm` finds a prompt's class by them.
+    `names` are those of its classes in their order, several of one with commas between. `llm` is the language model that finds a
+    prompt's class by them, or the CLIP that GALIP reads with; None takes the one of the usual name, of `models` or else of the
+    catalogue.
     ValueError, FileNotFoundError or FileExistsError, in one sentence, where there is nothing that can be read, the names are
     not those of its classes, or `out` is there already. `progress` is called for every picture that is drawn to know the
     discriminator's usual company and for the preview, and may raise to stop.
@@ -60,7 +77,10 @@ def convert(
     generator, judge = networks_of(source)
     rows = [[name.strip() for name in line.split(",") if name.strip()] for line in names if line.strip(" ,")]
     _check_names(rows, generator.config.classes, source)
-    model = LanguageModel.load(llm)
+    reads = isinstance(generator, GALIPGenerator)
+    usual = CLIP if reads else DEFAULT_LANGUAGE_MODEL
+    place = llm or models.get(usual, usual)
+    model = _clip(generator, place) if reads else LanguageModel.load(place)
     recipe, classes = model.recipe(), None
     if rows:
         classes = Classes(rows, recipe.width)
@@ -68,12 +88,26 @@ def convert(
     company = SAMPLES if judge is not None and judge.config.statistics else 0
     if company:
         _meet_company(judge, generator, lambda done, _: progress(done, company + PREVIEW))
-    prompts = [row[0] for row in rows[:: -(-len(rows) // 4) or 1]]
+    if reads and judge is not None:
+        judge.usual.copy_(model.encode(CAPTIONS, recipe).pooled)
+    prompts = list(CAPTIONS[:PREVIEW]) if reads else [row[0] for row in rows[:: -(-len(rows) // PREVIEW) or 1]]
     gan = PublishedGAN(generator, judge, recipe, classes, Card(out.stem, licenses=list(licenses), prompts=prompts))
     gan.card.data = f"converted from {source.name}, {architecture(gan)}"
     read = model.encode(prompts or [""], recipe)
     save_published(gan, out, dtype, _preview(gan, read, lambda done, _: progress(company + done, company + PREVIEW)))
     return gan
+
+
+def _clip(generator: GALIPGenerator, place: str | Path) -> LanguageModel:
+    """The language model that GALIP was trained with."""
+    advice = f"GALIP reads with CLIP ViT-B/32: put the folder openai/{CLIP} of Hugging Face among the language models, or name it."
+    try:
+        model = LanguageModel.load(place)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no language model {str(place)!r}. {advice}") from None
+    if model.width != generator.config.text:
+        raise ValueError(f"{model.name} gives {model.width} numbers, and this GAN reads {generator.config.text}. {advice}")
+    return model
 
 
 def _check_names(rows: list[list[str]], classes: int, source: Path) -> None:
@@ -93,7 +127,7 @@ def _preview(gan: PublishedGAN, condition: Condition, progress: Progress) -> byt
     return file.getvalue()
 
 
-def networks_of(path: Path) -> tuple[nn.Module, StyleGAN2Discriminator | None]:
+def networks_of(path: Path) -> tuple[nn.Module, PublishedDiscriminator | None]:
     """The generator in `path`, and its discriminator where there is one that can be read. ValueError or FileNotFoundError, in
     one sentence, for what is none of READ."""
     found = read_pickle(path)
@@ -104,6 +138,11 @@ def networks_of(path: Path) -> tuple[nn.Module, StyleGAN2Discriminator | None]:
             raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({error}).") from None
     if isinstance(found, dict) and "generator.gen_z.weight_orig" in found:
         return _biggan(found, path.with_name("config.json")), None
+    if isinstance(found, dict) and isinstance(networks := found.get("model"), dict) and "netG" in networks:
+        try:
+            return _galip(networks)
+        except (KeyError, AttributeError, TypeError, IndexError) as error:
+            raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({error}).") from None
     raise ValueError(f"{path.name} holds no GAN that can be converted: there are {READ}.")
 
 
@@ -400,3 +439,115 @@ def _biggan(found: dict[str, Tensor], beside: Path) -> BigGANGenerator:
         statistics=statistics,
     )
     return _loaded(BigGANGenerator(config).eval(), tensors).requires_grad_(False)
+
+
+# ---------------------------------------------------------------------------------------------------------------- GALIP
+
+_MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures
+
+
+def _galip(networks: dict[str, dict[str, Tensor]]) -> tuple[GALIPGenerator, GALIPDiscriminator | None]:
+    found = _plain(networks["netG"])
+    _require("mapping.CLIP_ViT.conv1.weight" in found, "no eyes of CLIP")
+    eyes, patch = found["mapping.CLIP_ViT.conv1.weight"].shape[0], found["mapping.CLIP_ViT.conv1.weight"].shape[2]
+    grid = round((len(found["mapping.CLIP_ViT.positional_embedding"]) - 1) ** 0.5)
+    fusions, scales = (_count(found, f"{name}.{{}}.fuse1.affine0.fc_beta.linear1.bias") for name in ("mapping.FBlocks", "GBlocks"))
+    first, z_dim = found["mapping.FBlocks.0.conv1.weight"].shape[1], found["fc_code.weight"].shape[1]
+    channels = [found["GBlocks.0.c1.weight"].shape[1], *(len(found[f"GBlocks.{i}.c1.bias"]) for i in range(scales))]
+    config = GALIPConfig(
+        resolution=patch * grid,
+        z_dim=z_dim,
+        text=found["mapping.fc_prompt.weight"].shape[1] - z_dim,
+        first=first,
+        inner=len(found["mapping.FBlocks.0.conv1.weight"]),
+        fusions=fusions,
+        channels=tuple(channels),
+        eyes=eyes,
+        layers=_count(found, "mapping.CLIP_ViT.transformer.resblocks.{}.ln_1.bias"),
+        patch=patch,
+        words=len(found["mapping.fc_prompt.bias"]) // eyes,
+    )
+    _require(config.fits(), "numbers that do not fit together")
+    tensors = _under("eyes", _eyes(found, "mapping.CLIP_ViT", config.layers))
+    for ours, theirs in (
+        ("code", "fc_code"), ("words", "mapping.fc_prompt"), ("to_eyes", "mapping.conv_fuse"), ("from_eyes", "mapping.conv"),
+        ("to_rgb", "to_rgb.1"),
+    ):  # fmt: skip
+        tensors |= _taken(found, theirs, ours)
+    for kind, theirs, count, convs in (("fusions", "mapping.FBlocks", fusions, "conv1 conv2"), ("scales", "GBlocks", scales, "c1 c2")):
+        for i in range(count):
+            for j, conv in enumerate(convs.split()):
+                tensors |= _taken(found, f"{theirs}.{i}.{conv}", f"{kind}.{i}.conv{j}")
+                tensors |= _under(f"{kind}.{i}.fuse{j}", _fuse(found, f"{theirs}.{i}.fuse{j + 1}"))
+            if f"{theirs}.{i}.c_sc.weight" in found:
+                tensors |= _taken(found, f"{theirs}.{i}.c_sc", f"{kind}.{i}.skip")
+    generator = _loaded(GALIPGenerator(config), tensors).eval().requires_grad_(False)
+    judge = _galip_judge(networks, config) if networks.keys() >= {"netD", "netC"} else None
+    return generator, judge
+
+
+def _galip_judge(networks: dict[str, dict[str, Tensor]], config: GALIPConfig) -> GALIPDiscriminator:
+    seeing, judging = _plain(networks["netD"]), _plain(networks["netC"])
+    joint, out = judging["joint_conv.0.weight"].float(), judging["joint_conv.2.weight"].float()
+    channels = joint.shape[1] - config.text
+    # A text's vector stands at every place of a picture: its part of the convolution is the same everywhere.
+    tensors = {"of_features.weight": joint[:, :channels], "of_text.weight": joint[:, channels:].sum((2, 3))}
+    tensors |= {"out.weight": out.flatten(1), "usual": torch.zeros(len(CAPTIONS), config.text)}
+    for ours, theirs in (*((f"blocks.{i}", f"DBlocks.{i}") for i in range(len(SEEN) - 1)), ("last", "main")):
+        for i in range(2):
+            tensors |= _taken(seeing, f"{theirs}.conv_r.{2 * i}", f"{ours}.conv{i}")
+        tensors[f"{ours}.gain"] = seeing[f"{theirs}.gamma"].float()
+        if f"{theirs}.beta" in seeing:
+            tensors[f"{ours}.share"] = seeing[f"{theirs}.beta"].float()
+    if channels != config.eyes:  # else the shortcut has no convolution
+        tensors |= _taken(seeing, "main.conv_s", "last.skip")
+    described = GALIPDiscriminatorConfig(
+        config.eyes, config.grid, config.text, channels, len(joint), joint.shape[2], samples=len(CAPTIONS)
+    )
+    return _loaded(GALIPDiscriminator(described), tensors).eval().requires_grad_(False)
+
+
+def _eyes(found: dict[str, Tensor], theirs: str, layers: int) -> dict[str, Tensor]:
+    """Of CLIP's vision transformer, taking pictures in -1..1. Those are brought to 0..1 twice, as the discriminator learnt it."""
+    patches = found[f"{theirs}.conv1.weight"].float()
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
+    tensors = {
+        "patches.weight": patches * 0.25 / deviation,
+        "patches.bias": (patches * (0.75 - mean) / deviation).sum((1, 2, 3)),
+        "first": found[f"{theirs}.class_embedding"].float(),
+        "positions": found[f"{theirs}.positional_embedding"].float(),
+    } | _taken(found, f"{theirs}.ln_pre", "norm")
+    for i in range(layers):
+        block = f"{theirs}.transformer.resblocks.{i}"
+        tensors |= {f"layers.{i}.qkv.{kind}": found[f"{block}.attn.in_proj_{kind}"].float() for kind in ("weight", "bias")}
+        for ours, name in (
+            ("out", "attn.out_proj"), ("norm_attention", "ln_1"), ("norm_mlp", "ln_2"), ("inner", "mlp.c_fc"), ("outer", "mlp.c_proj"),
+        ):  # fmt: skip
+            tensors |= _taken(found, f"{block}.{name}", f"layers.{i}.{ours}")
+    return tensors
+
+
+def _fuse(found: dict[str, Tensor], theirs: str) -> dict[str, Tensor]:
+    """Of two affine maps with two perceptrons each, all four side by side."""
+    parts = [f"{theirs}.affine{i}.fc_{kind}.linear" for i in range(2) for kind in ("gamma", "beta")]
+    return {
+        "first.weight": torch.cat([found[f"{part}1.weight"].float() for part in parts]),
+        "first.bias": torch.cat([found[f"{part}1.bias"].float() for part in parts]),
+        "weight": torch.stack([found[f"{part}2.weight"].float().t() for part in parts]),
+        "bias": torch.stack([found[f"{part}2.bias"].float()[None] for part in parts]),
+    }
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As they are called where they were not trained on several GPUs."""
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _taken(found: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
+    """The weight of a layer, and its bias where it has one, in fp32."""
+    return {f"{ours}.{kind}": found[name].float() for kind in ("weight", "bias") if (name := f"{theirs}.{kind}") in found}
+
+
+def _count(found: dict[str, Tensor], name: str) -> int:
+    """How many numbers from 0 on give the name of a tensor."""
+    return next(i for i in count() if name.format(i) not in found)

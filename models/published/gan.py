@@ -1,7 +1,7 @@
 """A GAN that others trained and published, with the methods of our own: it draws, is scored, mixed and walked.
 
-It takes a prompt as far as it can: where it draws classes, the language model finds the one that the prompt names; where it
-draws one kind of thing only, the prompt says nothing to it.
+It takes a prompt as far as it can: GALIP draws what CLIP reads in it; where a GAN draws classes, the language model finds the one
+that the prompt names; where it draws one kind of thing only, the prompt says nothing to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from ..condition import Condition, Recipe
 from ..gan import AnyGAN, Card, ConditionNorm, Latent, Scores, in_parts
 from ..pictures import from_network, to_network
 from .biggan import BigGANGenerator
+from .galip import GALIPDiscriminator, GALIPGenerator
 from .stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from .stylegan3 import StyleGAN3Generator
 
@@ -22,7 +23,8 @@ WHITENED = 128  # dimensions, in which of ImageNet's names the most are found by
 SHARP = 100.0  # likenesses, as cosines, are told apart that differ by a few hundredths
 SOFT = 10.0  # between two prompts, where both are meant
 
-PublishedGenerator = StyleGAN2Generator | StyleGAN3Generator | BigGANGenerator
+PublishedGenerator = StyleGAN2Generator | StyleGAN3Generator | BigGANGenerator | GALIPGenerator
+PublishedDiscriminator = StyleGAN2Discriminator | GALIPDiscriminator
 
 
 class Classes(nn.Module):
@@ -64,23 +66,32 @@ class PublishedGAN(AnyGAN):
     def __init__(
         self,
         generator: PublishedGenerator,
-        discriminator: StyleGAN2Discriminator | None,
+        discriminator: PublishedDiscriminator | None,
         recipe: Recipe,
         classes: Classes | None = None,
         card: Card | None = None,
     ):
         super().__init__(generator, discriminator, recipe, card)
         self.classes = classes
+        if isinstance(discriminator, GALIPDiscriminator):
+            discriminator.look_through(generator.eyes)
         self.eval()
 
+    @property
+    def reads(self) -> bool:
+        """Whether a prompt says anything to it."""
+        return self.classes is not None or isinstance(self.generator, GALIPGenerator)
+
     def check(self, condition: Condition) -> None:
-        if self.classes is not None:  # without, it reads nothing, and takes any
+        if self.reads:  # else it takes any
             super().check(condition)
 
     def _label(self, condition: Condition) -> Tensor:
-        """What the prompts [B] name, as label [B,K]; K = 0 where the GAN takes none."""
+        """What the prompts [B] say, as label [B,K]: the class of each, or its vector; K = 0 where the GAN takes none."""
         condition = condition.to(self.device)
-        return condition.pooled.new_zeros(len(condition), 0) if self.classes is None else self.classes(condition)
+        if self.classes is not None:
+            return self.classes(condition)
+        return condition.pooled if self.reads else condition.pooled.new_zeros(len(condition), 0)
 
     @torch.no_grad()
     def generate(
@@ -119,15 +130,15 @@ class PublishedGAN(AnyGAN):
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
-        """As `GAN.score`. The discriminator of a GAN of classes gives one logit for both: realism is its mean over all classes,
-        alignment what the class of the prompt has more."""
+        """As `GAN.score`. A discriminator that reads gives one logit for both: realism is its mean over all classes, or over some
+        texts; alignment what the class of the prompt, or the prompt, has more."""
         self._check_scoring(images, condition)
         judge = self.discriminator
 
         def score(rows: slice) -> tuple[Tensor, Tensor]:
             features = judge.features(to_network(images[rows].to(self.device), self.resolution))
             realism = judge.judge(features, None, judge.usual)
-            if condition is None or self.classes is None:
+            if condition is None or not self.reads:
                 return realism, torch.zeros_like(realism)
             label = self._label(condition[rows] if len(condition) > 1 else condition).expand(len(realism), -1)
             return realism, judge.judge(features, label, judge.usual) - realism

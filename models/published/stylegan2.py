@@ -6,6 +6,7 @@ it computes. The noise is the constant one that every network carries: a picture
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -211,6 +212,10 @@ class StyleGAN2DiscriminatorConfig:
         grouped = self.statistics == 0 or self.statistics > 0 and self.channels[-1] % self.statistics == 0
         whole = 2 << len(self.channels) == self.resolution and self.colours in (1, 3) and min(widths) > 0
         return whole and grouped and (self.classes == 0 or self.classes > 0 and bool(self.mapping))
+
+    def suits(self, generator: Any) -> bool:
+        """Whether it judges what a generator of this config draws."""
+        return (self.resolution, self.classes) == (generator.resolution, generator.classes)
 
 
 class Activated(nn.Module):
