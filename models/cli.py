@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     add_models(evaluate, gan=False)
 
     convert = command("convert", _convert, "Make a published GAN, StyleGAN2 or 3, BigGAN or GALIP, one of these files.")
-    convert.add_argument("source", type=Path, metavar="FILE", help="a .pkl of StyleGAN, the pytorch_model.bin of BigGAN, a .pth of GALIP")
+    convert.add_argument("source", type=Path, metavar="FILE", help="a .pkl or .pt of StyleGAN, BigGAN's pytorch_model.bin, GALIP's .pth")
     convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     convert.add_argument("--classes", type=Path, metavar="FILE", help="names of its classes, a class a line, commas between names")
     convert.add_argument("--license", action="append", default=[], metavar="TEXT", help="that it was published under")

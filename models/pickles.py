@@ -6,11 +6,15 @@ The source code that NVIDIA's pickles carry (`torch_utils.persistence`) is so ne
 """
 
 import io
+import mmap
+import os
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -45,14 +49,15 @@ class Thing:
 
 
 def read_pickle(path: Path) -> Any:
-    """The containers, numbers, texts, tensors and arrays in a file of `pickle.dump`, other objects as `Thing`s; or, of a file of
-    `torch.save`, what it holds. ValueError, in one sentence, for a file that is neither."""
+    """The containers, numbers, texts, tensors and arrays in a file of `pickle.dump` or of `torch.save`, other objects as `Thing`s.
+    ValueError, in one sentence, for a file that is neither. The numbers of an archive's tensors are read when they are used."""
     try:
         with open(path, "rb") as file:
             if file.read(4) == b"PK\x03\x04":
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return _from_archive(file)
             file.seek(0)
-            return _Reader(file).load()
+            found = _Reader(file).load()
+            return _from_old_file(file) if type(found) is int and found == _OLD_FILE else found
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
     except MemoryError:
@@ -63,7 +68,58 @@ def read_pickle(path: Path) -> Any:
         raise ValueError(f"{path.name} cannot be read as a pickle of networks ({reason}).") from None
 
 
+def _from_archive(file: BinaryIO) -> Any:
+    """What torch 1.6 and later save: a zip file of a pickle and of the numbers of its tensors, uncompressed."""
+    archive = zipfile.ZipFile(file)
+    entries = {entry.filename: entry for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED}
+    pickled = next((name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")), None)
+    if pickled is None:
+        raise pickle.UnpicklingError("it is a zip file of something else")
+    home = pickled.removesuffix("data.pkl")
+    if f"{home}byteorder" in entries and archive.read(f"{home}byteorder") != b"little":
+        raise pickle.UnpicklingError("its numbers are in another order of bytes")
+    # Copied where it is written to, which nobody does: torch warns of what cannot be.
+    whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def numbers(key: str, kind: torch.dtype, count: int) -> Tensor:
+        if not count:
+            return torch.empty(0, dtype=kind)
+        start = entries[f"{home}data/{key}"].header_offset
+        start += 30 + sum(int.from_bytes(whole[start + at : start + at + 2], "little") for at in (26, 28))  # past its names
+        return torch.frombuffer(whole, dtype=kind, count=count, offset=start)
+
+    return _Reader(io.BytesIO(archive.read(pickled)), numbers).load()
+
+
+def _from_old_file(file: BinaryIO) -> Any:
+    """What earlier ones save, behind the number that says so: pickles, and at the end the numbers of their tensors."""
+    _Reader(file).load(), _Reader(file).load()  # of the format and of the machine
+    rooms: dict[str, Tensor] = {}
+    left = os.fstat(file.fileno()).st_size
+
+    def numbers(key: str, kind: torch.dtype, count: int) -> Tensor:
+        nonlocal left
+        left -= count * kind.itemsize
+        if count < 0 or left < 0:
+            raise pickle.UnpicklingError("it is shorter than it says")
+        rooms[key] = torch.empty(count, dtype=kind)
+        return rooms[key]
+
+    found = _Reader(file, numbers).load()
+    for key in _Reader(file).load():
+        room = rooms[key]
+        if int.from_bytes(file.read(8), "little") != len(room) or file.readinto(room.view(torch.uint8).numpy()) != room.nbytes:
+            raise pickle.UnpicklingError("it was cut short")
+    return found
+
+
 class _Reader(pickle.Unpickler):
+    """Reads one pickle; `numbers` gives those of a tensor that lie outside of it, by their key, kind and count."""
+
+    def __init__(self, file: BinaryIO, numbers: Callable[[str, torch.dtype, int], Tensor] | None = None):
+        super().__init__(file)
+        self.numbers, self.known = numbers, {}
+
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")  # numpy 2 moved it
         if (module, name) in _KNOWN:
@@ -72,10 +128,17 @@ class _Reader(pickle.Unpickler):
             return dict
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
         return _class(name)
 
-    def persistent_load(self, key: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to data outside of the file")
+    def persistent_load(self, key: Any) -> Tensor:
+        if self.numbers is None or key[0] != "storage" or not isinstance(key[1], torch.dtype):
+            raise pickle.UnpicklingError("it refers to data outside of the file")
+        _, kind, name, _, count, *_ = key
+        if name not in self.known:
+            self.known[name] = self.numbers(name, kind, count)
+        return self.known[name]
 
 
 def _class(name: str) -> type[Thing]:
@@ -91,13 +154,14 @@ def _persistent(meta: dict) -> Thing:
     return thing
 
 
-def _storage(data: bytes) -> torch.storage.TypedStorage:
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+def _storage(data: bytes) -> Tensor:
+    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return torch.empty(0, dtype=storage.dtype).set_(storage)
 
 
-def _tensor(storage: torch.storage.TypedStorage, offset: int, size: tuple, stride: tuple, *others: Any) -> Tensor:
+def _tensor(numbers: Tensor, offset: int, size: tuple, stride: tuple, *others: Any) -> Tensor:
     # as_strided refuses what lies beyond the data, where set_ would take memory.
-    return torch.empty(0, dtype=storage.dtype).set_(storage).as_strided(size, stride, offset)
+    return numbers.as_strided(size, stride, numbers.storage_offset() + offset)
 
 
 def _parameter(tensor: Tensor, *others: Any) -> Tensor:
@@ -148,6 +212,12 @@ def _scalar(kind: _Kind, data: bytes) -> int | float:
     return np.frombuffer(data, kind.code, 1)[0].item()
 
 
+_OLD_FILE = 0x1950A86A20F9469CFC6C  # what begins it
+_STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
 _KNOWN = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "dict"): dict,

@@ -10,8 +10,8 @@ from .gan import describe, shared
 from .language import language_models
 from .schema import CATEGORY, GAN, declare
 
-_SUFFIXES = (".pkl", ".bin", ".pth")
-_NONE = "no .pkl, .bin or .pth in ComfyUI/models/gan"
+_SUFFIXES = (".pkl", ".pt", ".pth", ".bin")
+_NONE = f"no {', '.join(_SUFFIXES)} in ComfyUI/models/gan"
 
 
 class ConvertGAN(io.ComfyNode):
@@ -26,13 +26,13 @@ class ConvertGAN(io.ComfyNode):
                 f"Makes a .safetensors file of a GAN that others published: {READ}. The file is read as data, and nothing in it"
                 " is run. From then on Load Conditional GAN lists it."
             ),
-            search_aliases=["stylegan", "stylegan2", "stylegan3", "biggan", "galip", "pkl", "pth", "import gan"],
+            search_aliases=["stylegan", "stylegan2", "stylegan3", "biggan", "galip", "pkl", "pt", "pth", "import gan"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=list(comfyui.files_beside_models("gan", _SUFFIXES)) or [_NONE],
                     tooltip=(
-                        "A .pkl, .bin or .pth in ComfyUI/models/gan. BigGAN's needs its config.json beside it; GALIP's the folder"
+                        f"A {', '.join(_SUFFIXES)} in ComfyUI/models/gan. BigGAN's needs its config.json beside it; GALIP's the folder"
                         f" openai/{CLIP} of Hugging Face in ComfyUI/models/LLM."
                     ),
                 ),
@@ -60,7 +60,7 @@ class ConvertGAN(io.ComfyNode):
         source = comfyui.files_beside_models("gan", _SUFFIXES).get(file)
         if source is None:
             raise FileNotFoundError(
-                f"There is no {file} in ComfyUI/models/gan: put a .pkl of StyleGAN, BigGAN's .bin or a .pth of GALIP there."
+                f"There is no {file} in ComfyUI/models/gan: put a .pkl or .pt of StyleGAN, BigGAN's .bin or a .pth of GALIP there."
             )
         # BigGANs are all called pytorch_model.bin, each in a folder of its own.
         name = source.parent.name if source.suffix == ".bin" else source.stem

@@ -5,7 +5,9 @@ import json
 import pickle
 import sys
 import types
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -332,6 +334,46 @@ def stylegan2(classes: int = 0, seed: int = 0) -> tuple[Generator, Discriminator
     """Of 16 px."""
     torch.manual_seed(seed)
     return Generator(SynthesisNetwork(8, [8, 6, 5]), classes), Discriminator([5, 6, 8], classes, residual=not classes)
+
+
+def as_rosinality(generator: Generator, judge: Discriminator) -> dict[str, Any]:
+    """The same StyleGAN2 as rosinality's training saves it: weights of unit variance, whose gains its layers know."""
+    g, d = {}, {}
+
+    def dense(into: dict, name: str, layer: FullyConnectedLayer, rate: float = 1.0) -> None:
+        into[f"{name}.weight"] = layer.weight * (layer.weight_gain / rate * layer.weight.shape[1] ** 0.5)
+        into[f"{name}.bias"] = layer.bias * (layer.bias_gain / rate)
+
+    for i in range(2):
+        dense(g, f"style.{i + 1}", getattr(generator.mapping, f"fc{i}"), 0.01)
+    synthesis, convs, noises = generator.synthesis, 0, 0
+    g["input.input"] = synthesis.b4.const[None]
+    for scale in range(len(synthesis.channels)):
+        block = getattr(synthesis, f"b{4 << scale}")
+        for kind in ("conv0", "conv1") if scale else ("conv1",):
+            layer, name = getattr(block, kind), f"convs.{convs}" if scale else "conv1"
+            convs += bool(scale)
+            g |= {f"{name}.conv.weight": layer.weight[None], f"{name}.activate.bias": layer.bias}
+            g |= {f"{name}.noise.weight": layer.noise_strength[None], f"noises.noise_{noises}": layer.noise_const[None, None]}
+            noises += 1
+            dense(g, f"{name}.conv.modulation", layer.affine)
+            if kind == "conv0":
+                g[f"{name}.conv.blur.kernel"] = BLUR * 4
+        name = f"to_rgbs.{scale - 1}" if scale else "to_rgb1"
+        g |= {f"{name}.conv.weight": block.torgb.weight[None], f"{name}.bias": block.torgb.bias[None, :, None, None]}
+        dense(g, f"{name}.conv.modulation", block.torgb.affine)
+    sizes = [2 << len(judge.channels) >> i for i in range(len(judge.channels) - 1)]
+    first = getattr(judge, f"b{sizes[0]}").fromrgb
+    d |= {"convs.0.0.weight": first.weight, "convs.0.1.bias": first.bias}
+    for i, size in enumerate(sizes, 1):
+        block, name = getattr(judge, f"b{size}"), f"convs.{i}"
+        d |= {f"{name}.conv1.0.weight": block.conv0.weight, f"{name}.conv1.1.bias": block.conv0.bias}
+        d |= {f"{name}.conv2.1.weight": block.conv1.weight, f"{name}.conv2.2.bias": block.conv1.bias}
+        d |= {f"{name}.skip.1.weight": block.skip.weight, f"{name}.conv2.0.kernel": BLUR, f"{name}.skip.0.kernel": BLUR}
+    d |= {"final_conv.0.weight": judge.b4.conv.weight, "final_conv.1.bias": judge.b4.conv.bias}
+    dense(d, "final_linear.0", judge.b4.fc), dense(d, "final_linear.1", judge.b4.out)
+    training = {"args": Namespace(size=16), "g_optim": {"state": {}, "param_groups": [{"lr": 0.002}]}, "ada_aug_p": 0.0}
+    return {"g_ema": g, "d": d, "latent_avg": generator.mapping.w_avg} | training
 
 
 def stylegan3(radial: bool = False, classes: int = 0) -> tuple[Generator, Discriminator]:

@@ -978,7 +978,7 @@ def test_a_published_gan_comes_into_the_graph_and_what_it_cannot_do_is_said(pack
     ):
         with pytest.raises(ValueError, match="take a GAN that LLM-GAN trained"):
             work()
-    with pytest.raises(FileNotFoundError, match="put a .pkl of StyleGAN"):
+    with pytest.raises(FileNotFoundError, match="put a .pkl or .pt of StyleGAN"):
         pack.run("Convert", file="gone.pkl", classes="", half=True)
     save_gan(small_gan(), home / "other.safetensors")
     published.write(home / "other.pkl", G=None, D=None, G_ema=generator)

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,65 @@ def test_a_stylegan_draws_and_judges_as_published(kind, files):
     features = our_judge.features(expected)
     scores = our_judge.judge(features, label, our_judge.spread(features))
     assert torch.allclose(scores, judge(expected, label), atol=1e-4)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_stylegan_of_rosinality_is_the_same_in_any_file(archive, files, tmp_path):
+    theirs, judge = published.stylegan2()
+    saved = published.as_rosinality(theirs, judge)
+    torch.save(saved, tmp_path / "network.pt", _use_new_zipfile_serialization=archive)
+    ours, our_judge = networks_of(tmp_path / "network.pt")
+    expected, expected_judge = networks_of(files(theirs, judge))
+    for one, other in ((ours, expected), (our_judge, expected_judge)):
+        assert one.state_dict().keys() == other.state_dict().keys()
+        for name, tensor in other.state_dict().items():
+            assert torch.allclose(one.state_dict()[name], tensor, atol=1e-5), name
+    assert (ours.config.clamp, our_judge.config.group) == (0, 4)
+    # Where no mean of w was saved, it is that of many samples; a training's file may hold several GPUs' names, and no average.
+    torch.save({"g": {f"module.{name}": tensor for name, tensor in saved["g_ema"].items()}}, tmp_path / "other.pt")
+    other, nothing = networks_of(tmp_path / "other.pt")
+    w = theirs.mapping(torch.randn(20_000, 8), torch.zeros(20_000, 0), 1.0)
+    assert nothing is None and torch.allclose(other.mapping.mean, w.mean(0), atol=0.05 * w.std())
+
+
+@pytest.mark.skipif("ROSINALITY_DIR" not in os.environ, reason="ROSINALITY_DIR names no checkout of rosinality/stylegan2-pytorch")
+def test_a_stylegan_of_rosinality_draws_as_its_own_code_does(tmp_path):
+    written = subprocess.run(
+        [sys.executable, "-c", _ROSINALITYS_CODE, str(tmp_path)], capture_output=True, text=True, cwd=os.environ["ROSINALITY_DIR"]
+    )
+    assert written.returncode == 0, written.stderr
+    expected = torch.load(tmp_path / "drawn.pt", weights_only=True)
+    ours, judge = networks_of(tmp_path / "network.pt")
+    images = _drawn(ours, expected["z"], torch.zeros(4, 0), 0.7)[1]
+    assert torch.allclose(images, expected["images"], atol=1e-4 * expected["images"].abs().max())
+    features = judge.features(expected["images"])
+    assert torch.allclose(judge.judge(features, None, judge.spread(features)), expected["scores"], atol=1e-4)
+
+
+_ROSINALITYS_CODE = """
+import sys
+import torch
+import torch.utils.cpp_extension
+
+torch.utils.cpp_extension.load = lambda *args, **kwargs: None  # its kernels, which a CPU does without
+sys.path.insert(0, "")
+from model import Discriminator, Generator
+
+torch.manual_seed(0)
+generator, judge = Generator(64, 512, 8, 1).eval(), Discriminator(64, 1).eval()
+for network in (generator, judge):
+    for name, weight in network.named_parameters():
+        if name.endswith("bias"):
+            weight.data.add_(torch.randn_like(weight) * (10 if name.startswith("style") else 0.2))
+        if name.endswith("noise.weight"):
+            weight.data.fill_(0.3)
+with torch.no_grad():
+    mean, z = generator.mean_latent(4096)[0], torch.randn(4, 512)
+    images = generator([z], truncation=0.7, truncation_latent=mean[None], randomize_noise=False)[0]
+    scores = judge(images).flatten()
+torch.save({"g_ema": generator.state_dict(), "d": judge.state_dict(), "latent_avg": mean}, sys.argv[1] + "/network.pt")
+torch.save({"z": z, "images": images, "scores": scores}, sys.argv[1] + "/drawn.pt")
+"""
 
 
 def test_a_style_of_each_layer_is_its_own(files):
@@ -291,6 +351,52 @@ def test_a_storage_in_a_pickle_may_hold_data_only(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         networks_of(path)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_all_that_torch_saves_is_read_and_what_else_is_there_is_not_run(archive, tmp_path):
+    whole, ran = torch.randn(6, 4), tmp_path / "ran"
+    saved = {
+        "a part": whole[2:, 1:].t(), "whole": whole, "half": torch.randn(5).half(), "wide": torch.randn(3).bfloat16(),
+        "numbers": torch.arange(4), "truth": torch.tensor([True, False]), "one": torch.tensor(3.5), "none": torch.empty(0, 2),
+        "learnt": torch.nn.Parameter(torch.randn(3)), "more": [{"in": torch.ones(2)}],
+    }  # fmt: skip
+    torch.save(saved | {"evil": Evil(open, str(ran), "w")}, tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
+    found = read_pickle(tmp_path / "x.pt")
+    for name, tensor in saved.items():
+        if name != "more":
+            assert torch.equal(found[name], tensor.detach()) and found[name].dtype == tensor.dtype
+    assert torch.equal(found["more"][0]["in"], torch.ones(2)) and isinstance(found["evil"], Thing) and not ran.exists()
+
+
+DAMAGED = {
+    "cut in its numbers": (False, lambda data: data[:-3]),
+    "a length that is not": (False, lambda data: data.replace((300).to_bytes(8, "little"), (301).to_bytes(8, "little"))),
+    "an archive cut short": (True, lambda data: data[:-40]),
+    "an archive of other bytes": (True, lambda data: data.replace(b"little", b"bigger")),
+    "an archive of something else": (True, lambda data: data.replace(b"data.pkl", b"data.xml")),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_of_torch_is_refused_in_a_sentence(kind, tmp_path):
+    archive, damage = DAMAGED[kind]
+    torch.save({"g_ema": torch.ones(300)}, tmp_path / "x.pt", _use_new_zipfile_serialization=archive)
+    data = (tmp_path / "x.pt").read_bytes()
+    assert damage(data) != data
+    (tmp_path / "x.pt").write_bytes(damage(data))
+    with pytest.raises(ValueError, match="cannot be read") as refusal:
+        networks_of(tmp_path / "x.pt")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path):
+    torch.save({"g_ema": torch.zeros(300)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as old, zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(ValueError, match="a zip file of something else"):
+        networks_of(tmp_path / "y.pt")
 
 
 def test_numbers_of_numpy_are_read(tmp_path):

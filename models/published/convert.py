@@ -37,9 +37,12 @@ from .stylegan2 import (
 from .stylegan3 import Layer, StyleGAN3Config, StyleGAN3Generator
 
 READ = (
-    "StyleGAN2-ADA and StyleGAN3 (.pkl, as their PyTorch code saves them), BigGAN-deep (pytorch_model.bin, config.json) and"
-    " GALIP (.pth)"
+    "StyleGAN2-ADA and StyleGAN3 (.pkl, as NVIDIA's PyTorch code saves them), StyleGAN2 (.pt, as rosinality's does), BigGAN-deep"
+    " (pytorch_model.bin, config.json) and GALIP (.pth)"
 )
+MAPPING_RATE = 0.01  # at which rosinality's mappings learn: their files do not say,
+COMPANY = 4  # nor that their discriminators look at so many pictures together
+MEANT = 2**14  # samples that find the mean of w, where a file has none
 CLIP = "clip-vit-base-patch32"  # the language model of GALIP, by the usual name of its folder
 Progress = Callable[[int, int], None]
 PREVIEW = 4  # pictures
@@ -131,18 +134,17 @@ def networks_of(path: Path) -> tuple[nn.Module, PublishedDiscriminator | None]:
     """The generator in `path`, and its discriminator where there is one that can be read. ValueError or FileNotFoundError, in
     one sentence, for what is none of READ."""
     found = read_pickle(path)
-    if isinstance(found, dict) and isinstance(found.get("G_ema"), Thing):
-        try:
+    try:
+        if isinstance(found, dict) and isinstance(found.get("G_ema"), Thing):
             return _stylegan(found["G_ema"], found.get("D"))
-        except (KeyError, AttributeError, TypeError, IndexError) as error:
-            raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({error}).") from None
+        if isinstance(found, dict) and isinstance(state := found.get("g_ema", found.get("g")), dict):
+            return _rosinality(state, found.get("d"), found.get("latent_avg"))
+        if isinstance(found, dict) and isinstance(networks := found.get("model"), dict) and "netG" in networks:
+            return _galip(networks)
+    except (KeyError, AttributeError, TypeError, IndexError) as error:
+        raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({error}).") from None
     if isinstance(found, dict) and "generator.gen_z.weight_orig" in found:
         return _biggan(found, path.with_name("config.json")), None
-    if isinstance(found, dict) and isinstance(networks := found.get("model"), dict) and "netG" in networks:
-        try:
-            return _galip(networks)
-        except (KeyError, AttributeError, TypeError, IndexError) as error:
-            raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({error}).") from None
     raise ValueError(f"{path.name} holds no GAN that can be converted: there are {READ}.")
 
 
@@ -214,9 +216,13 @@ def _clamp(value: Any) -> int:
 
 
 def _filter_is_usual(thing: Thing) -> bool:
-    taps = torch.tensor(TAPS) / sum(TAPS)
     found = thing.state["_buffers"].get("resample_filter")
-    return found is None or found.shape == (4, 4) and torch.allclose(found.float(), torch.outer(taps, taps))
+    return found is None or _is_usual(found)
+
+
+def _is_usual(kernel: Tensor) -> bool:
+    taps = torch.tensor(TAPS) / sum(TAPS)
+    return kernel.shape == (4, 4) and torch.allclose(kernel.float(), torch.outer(taps, taps))
 
 
 def _loaded(network: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
@@ -306,6 +312,91 @@ def _discriminator(thing: Thing) -> StyleGAN2Discriminator:
         **described,
     )
     return _loaded(StyleGAN2Discriminator(config), tensors)
+
+
+def _rosinality(
+    state: dict[str, Tensor], judge: dict[str, Tensor] | None, mean: Tensor | None
+) -> tuple[StyleGAN2Generator, StyleGAN2Discriminator | None]:
+    """StyleGAN2 under the names of rosinality's code, in which many were trained and NVIDIA's first ones translated."""
+    found = _plain(state)
+    depth, scales = _count(found, "style.{}.weight", 1), 1 + _count(found, "to_rgbs.{}.bias")
+    widths = [len(found[f"style.{i + 1}.weight"]) for i in range(depth)]
+    tensors = {"constant": found["input.input"][0].float(), "mapping.mean": torch.zeros(widths[-1])}
+    for i in range(depth):
+        tensors |= _under(f"mapping.layers.{i}", _scaled(found, f"style.{i + 1}", MAPPING_RATE))
+    for i in range(scales):
+        convs = {"conv0": f"convs.{2 * i - 2}", "conv1": f"convs.{2 * i - 1}"} if i else {"conv1": "conv1"}
+        for j, (ours, theirs) in enumerate(convs.items(), 2 * i - len(convs) + 1):
+            strength = found[f"{theirs}.noise.weight"].float()
+            tensors |= _under(f"scales.{i}.{ours}", {
+                "weight": _unit(found[f"{theirs}.conv.weight"][0].float()),
+                "bias": found[f"{theirs}.activate.bias"].float(),
+                "noise": found[f"noises.noise_{j}"][0, 0].float() * strength,
+            })  # fmt: skip
+            tensors |= _under(f"scales.{i}.{ours}.style", _scaled(found, f"{theirs}.conv.modulation"))
+            kernel = found.get(f"{theirs}.conv.blur.kernel")
+            _require(kernel is None or _is_usual(kernel / 4), "another low-pass filter")
+        theirs = f"to_rgbs.{i - 1}" if i else "to_rgb1"
+        weight = found[f"{theirs}.conv.weight"][0, :, :, 0, 0].float()
+        tensors |= _under(f"scales.{i}.to_rgb", {
+            "weight": weight * weight.shape[1] ** -0.5, "bias": found[f"{theirs}.bias"].float().flatten(),
+        })  # fmt: skip
+        tensors |= _under(f"scales.{i}.to_rgb.style", _scaled(found, f"{theirs}.conv.modulation"))
+    config = StyleGAN2Config(
+        resolution=2 << scales,
+        colours=3,
+        z_dim=found["style.1.weight"].shape[1],
+        classes=0,
+        embedding=1,
+        mapping=tuple(widths),
+        channels=tuple(len(tensors[f"scales.{i}.conv1.bias"]) for i in range(scales)),
+        clamp=0,
+    )
+    _require(config.fits(), "numbers that do not fit together")
+    generator = _loaded(StyleGAN2Generator(config), tensors).eval().requires_grad_(False)
+    if mean is None:
+        z = torch.randn(MEANT, config.z_dim, generator=torch.Generator().manual_seed(0))
+        mean = generator.mapping(z, torch.zeros(MEANT, 0)).mean(0)
+    generator.mapping.mean.copy_(mean.float().flatten())
+    return generator, None if judge is None else _rosinality_judge(_plain(judge), config.resolution)
+
+
+def _rosinality_judge(found: dict[str, Tensor], resolution: int) -> StyleGAN2Discriminator:
+    scales = _count(found, "convs.{}.conv1.0.weight", 1)
+    parts = {"from_rgb": "convs.0.0", "conv": "final_conv.0", "hidden": "final_linear.0", "out": "final_linear.1"}
+    parts |= {f"scales.{i}.conv0": f"convs.{i + 1}.conv1.0" for i in range(scales)}
+    parts |= {f"scales.{i}.conv1": f"convs.{i + 1}.conv2.1" for i in range(scales)}
+    parts |= {f"scales.{i}.skip": f"convs.{i + 1}.skip.1" for i in range(scales)}
+    tensors = {"usual": torch.zeros(1)}
+    for ours, theirs in parts.items():
+        tensors |= _under(ours, _scaled(found, theirs))
+        home, _, place = theirs.rpartition(".")
+        if (bias := f"{home}.{int(place) + 1}.bias") in found and not ours.startswith(("hidden", "out")):
+            tensors[f"{ours}.bias"] = found[bias].float()  # of the activation that follows
+    for i in range(scales):
+        _require(_is_usual(found[f"convs.{i + 1}.conv2.0.kernel"]), "another low-pass filter")
+    config = StyleGAN2DiscriminatorConfig(
+        resolution=resolution,
+        colours=3,
+        classes=0,
+        embedding=1,
+        mapping=(),
+        channels=tuple(len(tensors[f"scales.{i}.conv0.bias"]) for i in range(scales)) + (len(tensors["conv.bias"]),),
+        residual=1,
+        hidden=len(tensors["hidden.bias"]),
+        statistics=1,
+        group=COMPANY,
+        clamp=0,
+    )
+    _require(config.fits(), "a discriminator whose numbers do not fit together")
+    return _loaded(StyleGAN2Discriminator(config), tensors).eval().requires_grad_(False)
+
+
+def _scaled(found: dict[str, Tensor], name: str, rate: float = 1.0) -> dict[str, Tensor]:
+    """A layer whose weights are kept with unit variance, and learnt at a `rate` (Karras et al. 2018, arXiv 1710.10196, §4.1)."""
+    weight = found[f"{name}.weight"].float()
+    scaled = {"weight": weight * weight[0].numel() ** -0.5 * rate}
+    return scaled | ({"bias": found[f"{name}.bias"].float() * rate} if f"{name}.bias" in found else {})
 
 
 @torch.no_grad()
@@ -548,6 +639,6 @@ def _taken(found: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor
     return {f"{ours}.{kind}": found[name].float() for kind in ("weight", "bias") if (name := f"{theirs}.{kind}") in found}
 
 
-def _count(found: dict[str, Tensor], name: str) -> int:
-    """How many numbers from 0 on give the name of a tensor."""
-    return next(i for i in count() if name.format(i) not in found)
+def _count(found: dict[str, Tensor], name: str, first: int = 0) -> int:
+    """How many numbers from `first` on give the name of a tensor."""
+    return next(i for i in count() if name.format(first + i) not in found)
