@@ -115,7 +115,7 @@ class LoadLLM(io.ComfyNode):
                     tooltip=(
                         "Language models in ComfyUI/models/LLM (a GGUF file, or a Hugging Face folder with"
                         " safetensors) and in installed packages. A GAN needs the model it was trained with:"
-                        f" {DEFAULT_LANGUAGE_MODEL} for the bundled one. A GGUF file is converted at its first use,"
+                        f" {DEFAULT_LANGUAGE_MODEL} for the bundled one, CLIP for GALIP. A GGUF file is converted at its first use,"
                         " which takes some seconds."
                     ),
                 ),

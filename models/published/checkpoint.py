@@ -56,10 +56,10 @@ def architecture(gan: PublishedGAN) -> str:
 
 def save_published(gan: PublishedGAN, path: Path, dtype: torch.dtype = torch.float32, preview: bytes | None = None) -> Path:
     """Write `gan` to `path`, what works on pixels as `dtype`; `preview` is a PNG. Complete or not at all."""
-    tensors = {
-        name: tensor.detach().to("cpu", dtype if _on_pixels(name) or name.startswith(TRAINED_SO) else torch.float32).contiguous()
-        for name, tensor in gan.state_dict().items()
-    }
+    tensors = {}
+    for name, tensor in gan.state_dict().items():
+        kept = dtype if _on_pixels(name) or name.startswith(TRAINED_SO) else torch.float32
+        tensors[name] = tensor.detach().to("cpu", kept).contiguous()
     metadata = metadata_of(gan, FORMAT, gan.discriminator is not None, preview) | {PUBLISHED: architecture(gan)}
     if gan.classes is not None:
         metadata["classes"] = json.dumps({"names": gan.classes.names}, ensure_ascii=False)
