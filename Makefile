@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 .PHONY: demo test clean
 
 demo: $(VENV)/.library
-	$(BIN)/llm-gan generate "一张包含猫和狗的图像" "a red heart" -n 8 --seed 1 --out out/demo
+	$(BIN)/llm-gan generate "一张包含猫和狗的图像" "a red heart" -n 8 --seed 1 --enlarge 4 --out out/demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -ra tests

@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
     generate.add_argument("--expand", action="store_true", help="let the language model describe the picture first")
     generate.add_argument("--transparent", action="store_true", help="leave the background out (a GAN trained with scenes)")
+    generate.add_argument("--enlarge", type=int, metavar="TIMES", help="write the pictures 2, 4 or 8 times as large")
     generate.add_argument("--columns", type=_from_one, help="width of the contact sheet in pictures (N)")
     generate.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(generate)
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     walk.add_argument("--loop", action="store_true", help="go back to the beginning, so that the animation has no end")
     walk.add_argument("--easing", default="linear", help="linear, or smooth, which slows down at every stop (linear)")
     walk.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
+    walk.add_argument("--enlarge", type=int, metavar="TIMES", help="write the frames 2, 4 or 8 times as large")
     walk.add_argument("--fps", type=float, default=12, help="frames a second (12)")
     walk.add_argument("--format", default="webp", choices=("webp", "gif"), help="of the animation (webp)")
     walk.add_argument("--out", type=Path, default=Path("walk"), metavar="DIR", help="new or empty folder for them (walk)")
@@ -96,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--steps", type=_from_zero, default=0, help="of optimisation; 0 is one pass (0)")
     restore.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(restore)
+
+    enlarge = command("enlarge", _enlarge, "Make drawings 2, 4 or 8 times as large, with crisp edges.")
+    enlarge.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    enlarge.add_argument("--times", type=int, default=4, help="as large: 2, 4 or 8 (4)")
+    enlarge.add_argument("--enlarger", type=Path, metavar="FILE", help="of `llm-gan train-enlarger` (the bundled one)")
+    enlarge.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    enlarge.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
 
     edit = command("edit", _edit, "Make latents of seeds, pictures or latents, change them, and draw them: in this order of options.")
     edit.add_argument("sources", nargs="+", metavar="SOURCE", help="a seed, a picture, or a .latent.safetensors file")
@@ -147,6 +156,16 @@ def _parser() -> argparse.ArgumentParser:
     encoder.add_argument("--start-from", type=Path, metavar="FILE", help="begin with the encoder of this GAN, of the same shape")
     encoder.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
     encoder.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+
+    enlarger = command("train-enlarger", _train_enlarger, "Train what makes pictures of a kind larger.")
+    enlarger.add_argument("data", type=Path, metavar="DIR", help="the folder that the GAN was trained on")
+    enlarger.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.enlarger.safetensors, to write")
+    enlarger.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE-run)")
+    enlarger.add_argument("--resolution", type=int, default=128, help="of the pictures that it learns to draw from half of it (128)")
+    enlarger.add_argument("--images", type=int, help="parts of pictures to show in all (100000)")
+    enlarger.add_argument("--seed", type=int, help="(0)")
+    enlarger.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
+    enlarger.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
 
     evaluate = command("evaluate", _evaluate, "Judge a GAN on a folder of captioned pictures: figures, and pictures to look at.")
     evaluate.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
@@ -205,7 +224,7 @@ def _generate(options: argparse.Namespace) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     from .language.model import LanguageModel
-    from .pictures import contact_sheet, save_new, to_uint8
+    from .pictures import contact_sheet, save_new
 
     if not 1 <= options.n <= 100_000:
         raise ValueError(f"-n {options.n}: draw from 1 to 100000 pictures a prompt.")
@@ -218,6 +237,7 @@ def _generate(options: argparse.Namespace) -> None:
     device = _own_device(options.device)
     with _stage("load the GAN"):
         gan = _load_gan(options, device)
+    enlarger = _enlarger_for(options.enlarge, gan.resolution, device)
     with _stage("load the language model"):
         model = LanguageModel.load(options.llm or gan.recipe.model, device=device, write=options.expand)
     texts = prompts
@@ -240,7 +260,7 @@ def _generate(options: argparse.Namespace) -> None:
                 condition, z[[i % options.n for i in rows]], options.truncation, transparent=options.transparent
             )
             reading, drawing = reading + read - began, drawing + time.perf_counter() - read
-            for i, picture in zip(rows, to_uint8(images)):
+            for i, picture in zip(rows, _as_written(images, options.enlarge, enlarger)):
                 number, index = divmod(i, options.n)
                 info = PngInfo()
                 settings = {
@@ -265,6 +285,44 @@ def _generate(options: argparse.Namespace) -> None:
     sheet = save_new(contact_sheet(torch.stack(shown), columns), options.out / "sheet.png")
     some = "" if len(shown) == total else f" of {len(shown)} of them"
     print(f"{_count(total, 'picture')} and {sheet.name}{some} in {options.out}{os.sep}")
+
+
+def _enlarger_for(times: int | None, side: int, device, place: Path | None = None):
+    """The enlarger in `place` (None: the bundled one), once it is sure that it can make pictures `times` as large; None where that
+    is None."""
+    from .enlarger import DEFAULT_ENLARGER, check_times, load_enlarger
+
+    if times is None:
+        return None
+    check_times(times, side)
+    return load_enlarger(place or DEFAULT_ENLARGER, device)
+
+
+def _as_written(images, times: int | None, enlarger):
+    """Each picture as bytes, `times` as large: one after the other, for large ones are not held together."""
+    from .enlarger import enlarge
+    from .pictures import to_uint8
+
+    for image in images.split(1):
+        yield to_uint8(image if enlarger is None else enlarge(enlarger, image, times))[0]
+
+
+def _enlarge(options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from .pictures import read_picture, save_new
+
+    _check_folder(options.out)
+    pictures = [read_picture(path) for path in options.images]
+    largest = max(side for picture in pictures for side in picture.shape[1:3])
+    enlarger = _enlarger_for(options.times, largest, _device(options.device), options.enlarger)
+    with _bar("pictures") as bar:
+        for done, (path, picture) in enumerate(zip(options.images, pictures), 1):
+            opaque = picture[..., 3].min() == 1
+            (large,) = _as_written(picture[..., :3] if opaque else picture, options.times, enlarger)
+            place = save_new(Image.fromarray(large), options.out / f"{path.stem}.png")
+            bar(done, len(pictures))
+    print(f"{_count(len(pictures), 'picture')} in {options.out}{os.sep}, {place.name} the last")
 
 
 def _check_folder(out: Path) -> None:
@@ -327,7 +385,6 @@ def _walk(options: argparse.Namespace) -> None:
     from .gan import Latent
     from .language.model import LanguageModel
     from .latents import interpolate, travel
-    from .pictures import to_uint8
 
     if len(options.prompts) == len(options.seeds) == 1:
         raise ValueError("A walk needs two stops or more: give several prompts, several --seeds, or both.")
@@ -337,6 +394,7 @@ def _walk(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.out} is there already and not an empty folder: name another with --out.")
     device, frames = _device(options.device), options.frames
     gan = _load_gan(options, device)
+    enlarger = _enlarger_for(options.enlarge, gan.resolution, device)
     latent = Latent(torch.cat([gan.sample_z(seed, 1) for seed in options.seeds]))
     if len(latent) > 1:
         latent = interpolate(latent, frames, easing=options.easing, loop=options.loop)
@@ -354,7 +412,7 @@ def _walk(options: argparse.Namespace) -> None:
                 latent[rows if len(latent) > 1 else [0] * len(rows)],
                 options.truncation,
             )
-            for i, picture in zip(rows, to_uint8(images)):
+            for i, picture in zip(rows, _as_written(images, options.enlarge, enlarger)):
                 Image.fromarray(picture).save(files[i])
             bar(rows[-1] + 1, frames)
     animation = options.out / f"walk.{options.format}"
@@ -575,6 +633,21 @@ def _train_encoder(options: argparse.Namespace) -> None:
             start_from=options.start_from, llm=options.llm, device=device, progress=progress,
         )  # fmt: skip
     print(f"{written}, with its log and samples in {run}{os.sep}")
+
+
+def _train_enlarger(options: argparse.Namespace) -> None:
+    from .enlarger import SUFFIX
+    from .training.enlarger import train_enlarger
+
+    if not options.out.name.endswith(SUFFIX):
+        raise ValueError(f"{options.out} should end in {SUFFIX}, by which enlargers are found.")
+    run, device = options.run_dir or _run_of(options.out), _device(options.device)
+    with _bar("pictures") as bar, _stop_between_steps(bar) as progress:
+        enlarger = train_enlarger(
+            options.data, options.out, run, resolution=options.resolution, images=options.images, seed=options.seed,
+            resume=options.resume, device=device, progress=progress,
+        )  # fmt: skip
+    print(f"{options.out}: {', '.join(f'{name} {value:.1f} dB' for name, value in enlarger.card.metrics.items())}")
 
 
 def _run_of(out: Path) -> Path:

@@ -22,7 +22,7 @@ from .latents import (
     TravelPrompts,
     Vary,
 )
-from .pictures import ImageToLatent, Restore, Restyle
+from .pictures import Enlarge, ImageToLatent, Restore, Restyle
 from .published import ConvertGAN
 from .training import Dataset, Train
 
@@ -40,6 +40,7 @@ class LLMGANExtension(ComfyExtension):
             ImageToLatent,
             Restore,
             Restyle,
+            Enlarge,
             MixStyles,
             Interpolate,
             TravelPrompts,

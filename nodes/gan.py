@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..models.checkpoint import DEFAULT_GAN, ENCODER, encoder_path, save_gan
 from ..models.condition import Condition
+from ..models.enlarger import SUFFIX as ENLARGER
 from ..models.gan import AnyGAN, Latent, Scores
 from ..models.pictures import on_white
 from ..models.published.checkpoint import load
@@ -23,7 +24,8 @@ _FORMERLY = "icons-64 (bundled)"  # in workflows saved with the first versions
 
 
 def _files() -> dict[str, Path]:
-    files = {name: path for name, path in comfyui.model_files("gan", ".safetensors").items() if not name.endswith(ENCODER)}
+    others = (ENCODER, ENLARGER)
+    files = {name: path for name, path in comfyui.model_files("gan", ".safetensors").items() if not name.endswith(others)}
     return {_BUNDLED: DEFAULT_GAN, **files, _FORMERLY: DEFAULT_GAN}
 
 

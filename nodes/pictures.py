@@ -1,8 +1,11 @@
-"""The nodes that see pictures: find their latent, mend them, give them another style."""
+"""The nodes that see pictures: find their latent, mend them, give them another style, make them larger."""
+
+from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..models.gan import Latent
+from ..models.enlarger import DEFAULT_ENLARGER, SUFFIX, TIMES, check_times, enlarge, load_enlarger
+from ..models.gan import CACHED, Latent
 from ..models.inversion import for_images, invert
 from ..models.restoration import restore, restyle
 from . import comfyui
@@ -16,6 +19,8 @@ _UNDO = {  # of each kind of damage, what a switch says that undoes it; holes co
     "colourise": "Give colours to a picture in black and white.",
     "unjpeg": "Remove the blocks and rings of strong JPEG compression.",
 }
+_DRAWINGS = "drawings (bundled)"
+_held: dict[str, comfyui.Managed] = {}  # enlargers, which no node gives to others, and which are small enough to stay
 
 
 def _steps(default: int, tooltip: str) -> io.Int.Input:
@@ -176,6 +181,56 @@ class Restyle(io.ComfyNode):
             _seeing_bytes(gan),
         )
         return io.NodeOutput(comfyui.image(pictures), drawn.to_dict())
+
+
+class Enlarge(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="LLMGAN_Enlarge",
+            display_name="Enlarge Picture",
+            category=CATEGORY,
+            description=(
+                "Makes drawings larger with crisp edges, at once: what a GAN draws, with a background or without, or any other icon,"
+                " sprite or flat drawing."
+            ),
+            search_aliases=["upscale", "super resolution", "sharpen", "esrgan", "bigger"],
+            inputs=[
+                io.Image.Input("images", tooltip="Pictures of any size."),
+                io.Combo.Input("times", options=[f"{n}x" for n in TIMES], default="4x", tooltip="How many times as large."),
+                io.Combo.Input(
+                    "enlarger",
+                    options=list(_enlargers()),
+                    tooltip=f"The bundled one, or what llm-gan train-enlarger made in ComfyUI/models/gan (NAME{SUFFIX}).",
+                ),
+            ],
+            outputs=[io.Image.Output("enlarged", display_name="IMAGE", tooltip="The pictures, enlarged.")],
+        )
+
+    @classmethod
+    def execute(cls, images, times, enlarger) -> io.NodeOutput:
+        path, factor = _enlargers().get(enlarger), int(times.removesuffix("x"))
+        if path is None:
+            raise FileNotFoundError(f"There is no {enlarger} in ComfyUI/models/gan.")
+        check_times(factor, max(images.shape[1:3]))
+        loaded = comfyui.shared(("enlarger", path, comfyui.stamp(path)), lambda: _managed_enlarger(path))
+        _held[enlarger] = loaded
+        large = loaded.run(
+            lambda _, progress: enlarge(loaded.network, images, factor, progress),
+            len(images),
+            8 * CACHED + 40 * images[0].numel() * factor**2,
+        )
+        return io.NodeOutput(comfyui.image(large))
+
+
+def _enlargers() -> dict[str, Path]:
+    return {_DRAWINGS: DEFAULT_ENLARGER, **comfyui.model_files("gan", SUFFIX)}
+
+
+def _managed_enlarger(path: Path) -> comfyui.Managed:
+    device, waiting = comfyui.generator_devices()
+    return comfyui.Managed(load_enlarger(path, waiting), device, waiting)
 
 
 def _seeing_bytes(gan: comfyui.Managed) -> int:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from llm_gan.models import checkpoint, tensors
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
+from llm_gan.models.enlarger import enlarge, load_enlarger
 from llm_gan.models.evaluation.evaluate import evaluate, open_folder
 from llm_gan.models.features import EfficientNetLite
 from llm_gan.models.gan import Latent
@@ -200,6 +201,12 @@ def test_a_published_gan_draws_and_scores(kind, tmp_path):
         outcomes.append((pictures, gan.generate(condition, moved)[0], *scores))
     assert there.device == ELSEWHERE and all(x.device.type == "cpu" for x in outcomes[1])
     assert all(torch.allclose(one, other, atol=1e-3) for one, other in zip(*outcomes))
+
+
+def test_pictures_are_enlarged():
+    images = torch.rand(2, 8, 9, 4)
+    large = [enlarge(load_enlarger().to(device), images, 4) for device in ("cpu", ELSEWHERE)]
+    assert large[1].device.type == "cpu" and torch.allclose(*large, atol=1e-5)
 
 
 def test_a_picture_is_found_restored_and_restyled(gans):

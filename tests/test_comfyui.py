@@ -35,7 +35,7 @@ ALL = sorted([*NAMES, *EDITING, *DESIGNING, TRAINING])
 NODES = [
     "LoadLLM", "PromptEncoder", "LoadGAN", "Generator", "DiscriminatorScore", "SaveGAN", "ImageToLatent", "Restore", "Restyle",
     "MixStyles", "Interpolate", "TravelPrompts", "Average", "Pick", "Vary", "Paint", "Sliders", "SeedExplorer", "SaveLatent", "LoadLatent",
-    "Dataset", "Train", "Convert",
+    "Dataset", "Train", "Convert", "Enlarge",
 ]  # fmt: skip
 PICTURES = {
     "best_of_many": 8, "expand_prompt": 4, "live_canvas": 1, "prompt_list": 16, "scenes": 16, "text_to_image": 4,
@@ -252,9 +252,9 @@ def test_an_animation_has_no_jump(server, page, name):
 def test_the_best_are_kept(server, page, judge):
     best = drawn("best_of_many", server, page)
     graph = copy.deepcopy(best.graph)
-    (enlarge,) = [node["inputs"] for node in graph.values() if node["class_type"] == "ImageScaleBy"]
-    assert enlarge["image"][1] == 1  # `best`; and now `ranked`, all of them
-    enlarge["image"][1] = 0
+    enlarge = only(graph, "Enlarge")
+    assert enlarge["images"][1] == 1  # `best`; and now `ranked`, all of them
+    enlarge["images"][1] = 0
     ranked = pixels(server.images(server.run(graph)))
     assert len(ranked) == only(graph, "Generator")["batch_size"]
     assert np.array_equal(ranked[:8], best.pictures)

@@ -5,6 +5,7 @@ import torch
 
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.data.sentences import Box
+from llm_gan.models.enlarger import enlarge, load_enlarger
 from llm_gan.models.gan import GAN, Latent
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.recorded import Recordings
@@ -45,6 +46,12 @@ def test_each_prompt_and_edit_is_drawn_anew(here):
         for row in (0, 1, 0, 1):
             one, other = (g.generate(condition[row], latent)[0] for g in (gan, there))
             assert (one - other).abs().max() <= 0.5 / 255
+
+
+def test_pictures_are_enlarged_as_by_the_cpu():
+    images = torch.rand(2, 64, 48, 4)
+    one, other = (enlarge(load_enlarger(device=device), images, 4) for device in ("cpu", "cuda"))
+    assert (one - other).abs().max() <= 0.5 / 255
 
 
 def test_changed_weights_are_drawn_with(here):

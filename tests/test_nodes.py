@@ -72,6 +72,7 @@ CONTRACT = {
         ),
         "IMAGE IMAGE, latent LLMGAN_LATENT",
     ),
+    "LLMGAN_Enlarge": ("Enlarge Picture", "images IMAGE, times COMBO, enlarger COMBO", "IMAGE IMAGE"),
     "LLMGAN_MixStyles": (
         "Mix GAN Styles",
         "gan LLMGAN_GAN, content LLMGAN_LATENT, style LLMGAN_LATENT, layers COMBO, look BOOLEAN, strength FLOAT",
@@ -913,6 +914,33 @@ def test_a_training_shows_samples_losses_and_stops_when_cancelled(pack, tmp_path
 def test_a_training_needs_a_plain_name(pack, name):
     with pytest.raises(ValueError, match="no name for a GAN"):
         pack.module("nodes.comfyui").training_paths(name)
+
+
+def test_pictures_are_enlarged(pack):
+    import folder_paths
+
+    from llm_gan.models.enlarger import Enlarger, EnlargerConfig, save_enlarger
+
+    home = Path(folder_paths.models_dir) / "gan"
+    home.mkdir(exist_ok=True)
+    save_enlarger(Enlarger(EnlargerConfig(8, 1)), home / "mine.enlarger.safetensors")
+    images = torch.rand(2, 12, 10, 3)
+    (large,) = pack.run("Enlarge", images=images, times="4x", enlarger="drawings (bundled)")
+    assert large.shape == (2, 48, 40, 3) and 0 <= large.min() and large.max() <= 1
+    (bilinear,) = pack.run("Enlarge", images=images, times="2x", enlarger="mine.enlarger.safetensors")
+    expected = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear").permute(0, 2, 3, 1)
+    assert torch.allclose(bilinear, expected, atol=1e-5)
+    enlarger = pack.module("nodes.pictures")
+    held = dict(enlarger._held)
+    pack.run("Enlarge", images=images, times="2x", enlarger="drawings (bundled)")
+    assert enlarger._held == held and len(held) == 2  # loaded once
+    assert pack.run("Enlarge", images=torch.rand(1, 8, 8, 4), times="2x", enlarger="drawings (bundled)")[0].shape == (1, 16, 16, 4)
+    offered = pack.node("LLMGAN_LoadGAN").define_schema().inputs[0].options
+    assert "mine.enlarger.safetensors" not in offered
+    with pytest.raises(ValueError, match="enlarge less"):
+        pack.run("Enlarge", images=torch.zeros(1, 1, 3000, 3), times="8x", enlarger="drawings (bundled)")
+    with pytest.raises(FileNotFoundError, match="no gone.enlarger"):
+        pack.run("Enlarge", images=images, times="2x", enlarger="gone.enlarger.safetensors")
 
 
 def test_galip_draws_what_its_clip_reads(pack, tmp_path, monkeypatch):
