@@ -190,17 +190,22 @@ def _quantisable(name: str, tensor: Tensor) -> bool:
     return tensor.ndim > 1 and tensor[0].numel() >= SHORTEST_ROW and not name.startswith(DECISIVE)
 
 
+def file_metadata(path: Path, advice: str = "fetch it again") -> dict[str, str]:
+    """The metadata of any safetensors file. ValueError, with what to do, if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): {advice}.") from None
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a GAN checkpoint, not its tensors. ValueError or FileNotFoundError, one sentence, if it is not one."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name} is not a .safetensors file: only those are read, since other formats can run code.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): fetch it again.") from None
+    metadata = file_metadata(path)
     version = metadata.get("llm_gan")
     if version is None:
         raise ValueError(f"{path.name} is a safetensors file, but not a GAN saved by LLM-GAN.")
@@ -252,11 +257,7 @@ def _load_encoder(
     path: Path, generator: GeneratorConfig, mark: str, device: torch.device | str, dtype: torch.dtype
 ) -> Encoder | None:
     """The encoder in `path`; None, with a warning, where it was trained for another GAN."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): delete it, or fetch it again.") from None
+    metadata = file_metadata(path, "delete it, or fetch it again")
     if metadata.get("llm_gan_encoder") != ENCODER_VERSION:
         raise ValueError(f"{path.name} is no encoder that this version of LLM-GAN can read: delete it, or update LLM-GAN.")
     if metadata.get("gan") != mark:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .checkpoint import fill, json_object, read_card, unfilled
+from .checkpoint import file_metadata, fill, json_object, read_card, unfilled
 from .gan import CACHED, Card
+from .generator import enlarge as bilinear
 from .linear import without_tf32
-from .pictures import from_network, on_white
+from .pictures import from_network, on_white, to_network
 from .tensors import save_tensors
 
 VERSION = "1"
@@ -57,12 +57,7 @@ class Enlarger(nn.Module):
         y = F.leaky_relu(self.first(x), SLOPE)
         for layer in self.layers:
             y = y + F.leaky_relu(layer(y), SLOPE)
-        return F.pixel_shuffle(self.last(y), 2) + doubled(x)
-
-
-def doubled(x: Tensor) -> Tensor:
-    """x [B,C,H,W] at twice the size, by bilinear interpolation."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return F.pixel_shuffle(self.last(y), 2) + bilinear(x, 2)
 
 
 @torch.no_grad()
@@ -77,7 +72,7 @@ def enlarge(enlarger: Enlarger, images: Tensor, times: int, progress: Callable[[
     device, whole = enlarger.first.weight.device, []
     for done, image in enumerate(images.split(1), 1):
         planes = [on_white(image), *([image[..., 3:].expand(-1, -1, -1, 3)] if image.shape[3] == 4 else [])]
-        x = torch.cat([_plane(plane) for plane in planes]).to(device)
+        x = to_network(torch.cat(planes)).to(device)
         for _ in range(times.bit_length() - 1):
             x = torch.cat([_in_strips(enlarger, plane) for plane in x.split(1)])
         colours, *opacity = from_network(x).cpu().split(1)
@@ -93,11 +88,6 @@ def check_times(times: int, side: int) -> None:
         raise ValueError(f"Pictures are made {', '.join(map(str, TIMES[:-1]))} or {TIMES[-1]} times as large, not {times}.")
     if side * times > LARGEST:
         raise ValueError(f"That would be {side * times} pixels to a side, more than {LARGEST}: enlarge less.")
-
-
-def _plane(image: Tensor) -> Tensor:
-    """[1,H,W,3] in 0..1 -> [1,3,H,W] in -1..1."""
-    return image.permute(0, 3, 1, 2).float().mul(2).sub(1)
 
 
 def _seen_through(on_white: Tensor, opacity: Tensor) -> Tensor:
@@ -132,11 +122,7 @@ def load_enlarger(path: Path = DEFAULT_ENLARGER, device: torch.device | str = "c
     """The enlarger in `path`, in fp32. ValueError or FileNotFoundError, in one sentence, for anything that is not one."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no enlarger {path}.")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): fetch it again.") from None
+    metadata = file_metadata(path)
     if metadata.get("llm_gan_enlarger") != VERSION:
         raise ValueError(f"{path.name} is no enlarger that this version of LLM-GAN can read.")
     values = json_object(metadata.get("enlarger"), "enlarger", path)

@@ -7,7 +7,6 @@ The source code that NVIDIA's pickles carry (`torch_utils.persistence`) is so ne
 
 import io
 import mmap
-import os
 import pickle
 import re
 import zipfile
@@ -95,7 +94,9 @@ def _from_old_file(file: BinaryIO) -> Any:
     """What earlier ones save, behind the number that says so: pickles, and at the end the numbers of their tensors."""
     _Reader(file).load(), _Reader(file).load()  # of the format and of the machine
     rooms: dict[str, Tensor] = {}
-    left = os.fstat(file.fileno()).st_size
+    place = file.tell()
+    left = file.seek(0, io.SEEK_END)
+    file.seek(place)
 
     def numbers(key: str, kind: torch.dtype, count: int) -> Tensor:
         nonlocal left
@@ -155,8 +156,10 @@ def _persistent(meta: dict) -> Thing:
 
 
 def _storage(data: bytes) -> Tensor:
-    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return torch.empty(0, dtype=storage.dtype).set_(storage)
+    file = io.BytesIO(data)
+    if _Reader(file).load() != _OLD_FILE or not isinstance(numbers := _from_old_file(file), Tensor):
+        raise pickle.UnpicklingError("it holds numbers that are none")
+    return numbers
 
 
 def _tensor(numbers: Tensor, offset: int, size: tuple, stride: tuple, *others: Any) -> Tensor:

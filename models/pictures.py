@@ -15,10 +15,10 @@ def from_network(images: Tensor) -> Tensor:
     return images.clamp(-1, 1).add(1).mul(0.5).permute(0, 2, 3, 1)
 
 
-def to_network(images: Tensor, resolution: int) -> Tensor:
-    """[B,H,W,3] in 0..1, any size -> [B,3,R,R] in -1..1, antialiased; not resampled where the size is right."""
+def to_network(images: Tensor, resolution: int | None = None) -> Tensor:
+    """[B,H,W,3] in 0..1, any size -> [B,3,R,R] in -1..1, antialiased; not resampled where the size is right, or none is wanted."""
     x = images.permute(0, 3, 1, 2).float()
-    if x.shape[2:] != (resolution, resolution):
+    if resolution is not None and x.shape[2:] != (resolution, resolution):
         size = (resolution, resolution)
         x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
     return x.mul(2).sub(1)

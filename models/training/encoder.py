@@ -28,7 +28,7 @@ from .log import RunLog
 from .loop import learn, means
 from .losses import feature_distance
 from .run import read_training
-from .state import check_run, load_optimizer, optimizer_tensors, read_settings, read_state, under, write_settings
+from .state import check_run, learner_tensors, load_learner, read_settings, read_state, under, write_settings
 from .trainer import check_limits
 
 log = logging.getLogger(__name__)
@@ -113,16 +113,11 @@ class EncoderTrainer:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name."""
-        tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        tensors |= optimizer_tensors("optimizer.", self.optimizer)
-        tensors["count.step"], tensors["count.images"] = torch.tensor(self.step_number), torch.tensor(self.images_seen)
-        return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+        return learner_tensors(self, "encoder.", self.encoder)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
-        self.encoder.load_state_dict(under("encoder.", tensors))
-        load_optimizer(self.optimizer, under("optimizer.", tensors))
-        self.step_number, self.images_seen = int(tensors["count.step"]), int(tensors["count.images"])
+        load_learner(self, "encoder.", self.encoder, tensors)
 
 
 def draw_kinds(batch: int, generator: torch.Generator) -> Tensor:

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.folder import Pictures, read_folder, read_pictures
-from ..enlarger import Enlarger, EnlargerConfig, doubled, save_enlarger
+from ..enlarger import Enlarger, EnlargerConfig, save_enlarger
+from ..generator import enlarge as bilinear
 from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead
 from .log import RunLog
 from .loop import learn, means
 from .run import check_out
-from .state import load_optimizer, optimizer_tensors, read_settings, read_state, under, write_settings
+from .state import learner_tensors, load_learner, read_settings, read_state, write_settings
 from .trainer import check_limits
 
 log = logging.getLogger(__name__)
@@ -93,20 +94,15 @@ class EnlargerTrainer:
         self.optimizer.step()
         self.step_number += 1
         self.images_seen += self.config.batch_size
-        return {"error": loss.item(), "bilinear": (doubled(small) - parts).abs().mean().item()}
+        return {"error": loss.item(), "bilinear": (bilinear(small, 2) - parts).abs().mean().item()}
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name."""
-        tensors = {f"enlarger.{k}": v for k, v in self.enlarger.state_dict().items()}
-        tensors |= optimizer_tensors("optimizer.", self.optimizer)
-        tensors["count.step"], tensors["count.images"] = torch.tensor(self.step_number), torch.tensor(self.images_seen)
-        return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+        return learner_tensors(self, "enlarger.", self.enlarger)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
-        self.enlarger.load_state_dict(under("enlarger.", tensors))
-        load_optimizer(self.optimizer, under("optimizer.", tensors))
-        self.step_number, self.images_seen = int(tensors["count.step"]), int(tensors["count.images"])
+        load_learner(self, "enlarger.", self.enlarger, tensors)
 
 
 def spoilt(small: Tensor, random: torch.Generator) -> Tensor:
@@ -212,5 +208,5 @@ def _sheet(enlarger: Enlarger, pictures: Tensor):
     rows = []
     for picture in pictures[:SHOWN].split(1):
         small = F.avg_pool2d(picture, 2)
-        rows += [F.interpolate(small, scale_factor=2), doubled(small), enlarger(small), picture]
+        rows += [F.interpolate(small, scale_factor=2), bilinear(small, 2), enlarger(small), picture]
     return contact_sheet(from_network(torch.cat(rows)), 4)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_run(run: Path, resume: bool, data: Path | None = None) -> None:
@@ -63,6 +63,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
         for field, value in own.items():
             if value.shape == parameter.shape:
                 own[field] = torch.empty_like(parameter).copy_(value)
+
+
+def learner_tensors(learner: Any, prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    """Of a learner of one network, with `optimizer`, `step_number` and `images_seen`, every tensor that its next step depends on."""
+    tensors = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= optimizer_tensors("optimizer.", learner.optimizer)
+    tensors |= {"count.step": torch.tensor(learner.step_number), "count.images": torch.tensor(learner.images_seen)}
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def load_learner(learner: Any, prefix: str, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `learner_tensors`."""
+    network.load_state_dict(under(prefix, tensors))
+    load_optimizer(learner.optimizer, under("optimizer.", tensors))
+    learner.step_number, learner.images_seen = int(tensors["count.step"]), int(tensors["count.images"])
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
