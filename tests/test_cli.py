@@ -51,7 +51,7 @@ def test_a_list_of_prompts_is_drawn_part_by_part(tmp_path, monkeypatch, capsys):
     (tmp_path / "list.txt").write_text("dog\n\n红心\nrocket on a blue background\n", encoding="utf-8")
     command = ["generate", "pizza", "--prompts", str(tmp_path / "list.txt"), "-n", "2", "--out"]
     assert main([*command, str(tmp_path / "whole")]) == 0
-    monkeypatch.setattr(cli, "AT_ONCE", 3)
+    monkeypatch.setattr(cli.pictures, "AT_ONCE", 3)
     assert main([*command, str(tmp_path / "parts")]) == 0
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -71,7 +71,7 @@ def test_a_list_of_prompts_is_drawn_part_by_part(tmp_path, monkeypatch, capsys):
 @needs_default
 def test_a_walk_is_frames_and_an_animation(tmp_path, monkeypatch, capsys):
     out = tmp_path / "walk"
-    monkeypatch.setattr(cli, "AT_ONCE", 3)  # drawn in parts
+    monkeypatch.setattr(cli.pictures, "AT_ONCE", 3)  # drawn in parts
     command = ["walk", "a red heart", "狗脸", "--seeds", "1,2", "--frames", "5", "--fps", "10", "--out", str(out)]
     assert main(command) == 0 and "5 frames and walk.webp" in capsys.readouterr().out
     frames = sorted(out.glob("*.png"))

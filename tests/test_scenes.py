@@ -2,10 +2,11 @@
 
 import colorsys
 import json
+import random
 import re
 import shutil
 from collections import Counter
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,7 @@ def test_held_out_pairs_never_meet():
 
 def test_things_go_together_bear_colours_and_are_of_a_kind():
     names = {"evergreen tree": "tree", "palm tree": "tree", "sun": "sky", "full moon": "sky", "红心": "心", "蓝心": "心"}
+    names |= dict.fromkeys(("hand left", "arrow left"), "")  # "left" ends two as well, but sentences are made of it
     names |= dict.fromkeys(("blue heart", "red heart", *NAMES.keys() - {"tree", "red car"}, *NAMES.values()), "")
     pictures = [Example(f"{name}.png", (name,), (word, "simple") if word else (), concept=name) for name, word in names.items()]
     scenes = compose(pictures, 4000)
@@ -193,7 +195,8 @@ def test_a_thing_is_given_the_colour_that_is_said_of_it():
             name = name_of(thing)
             if any(name in other for other in (*language.parts, *language.surfaces)):
                 continue  # its "white hat" may be a part of it
-            before = re.findall(rf"(?:({word}) ?(?:and |和)?)?(?<![a-z])({word}){apart}{name}", text.lower())
+            apart_from_parts = re.sub(rf"({'|'.join(language.parts)})是({word})", "", text.lower())  # 尾巴是红色的猫
+            before = re.findall(rf"(?:({word}) ?(?:and |和)?)?(?<![a-z])({word}){apart}{name}", apart_from_parts)
             before = [colour for other, colour in before if not other]  # of two colours neither is the thing's
             if thing.tint is None:
                 assert not before, text
@@ -345,7 +348,23 @@ def test_the_bundled_model_finds_the_things_that_people_name():
         missed = [(prompt, things) for (prompt, named), things in zip(own.items(), found) if sorted(named) != sorted(things)]
         right = 1 - len(missed) / len(own)
         print(f"{'Chinese' if chinese else 'English'}: {right:.3f} of {len(own)} prompts read right")
-        assert right > 0.85, missed
+        assert right > 0.87, missed
+
+
+def test_the_bundled_model_passes_over_praise():
+    """One thing, or two, among three words of praise: so many are found."""
+    pick = random.Random(0)
+    nouns = "cat dog apple house car tree rocket flower fish bird guitar pizza star robot dragon castle boat banana".split()
+    gan, model = load_gan(DEFAULT_GAN), LanguageModel.load("gemma-3-270m")
+    for named, count in (("{}", 1), ("a {}", 1), ("1 {}", 1), ("{} and {}", 2)):
+        prompts = []
+        for _ in range(100):
+            words = pick.sample(ENGLISH.praise, 3)
+            words.insert(pick.randint(0, 3), named.format(*pick.sample(nouns, 2)))
+            prompts.append(", ".join(words))
+        right = (gan.read(model.encode(prompts, gan.recipe)).layout.there.sum(1) == count).float().mean()
+        print(f"“{named}”: {right:.2f}")
+        assert right > 0.7, named
 
 
 def test_the_bundled_model_reads_the_colours_that_people_name():
@@ -366,7 +385,7 @@ def test_the_bundled_model_reads_the_colours_that_people_name():
                 missed.append((prompt, found))
         right = 1 - len(missed) / len(own)
         print(f"{'Chinese' if chinese else 'English'}: the colours of {right:.3f} of {len(own)} prompts read right")
-        assert right > 0.85, missed
+        assert right > 0.9, missed
 
 
 def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeypatch):
@@ -384,6 +403,24 @@ def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeyp
     monkeypatch.setattr(reader, "ROUNDS", 1)
     lessons, moved = teach(anyway=True)
     assert lessons and moved
+
+
+def test_captions_of_similar_length_are_read_together(folder, tmp_path, monkeypatch):
+    _, dataset, _ = setup(folder, tmp_path)
+    pools = dataset.scenes, reader._singles(dataset)
+
+    def width(rows):
+        return max(len(dataset.tokens[dataset.span(row.caption)]) for row in rows)
+
+    def widths(together):
+        monkeypatch.setattr(reader, "SORTED", together)
+        batches = list(islice(reader._batches(dataset, pools, torch.Generator().manual_seed(0)), 64))
+        half = reader.BATCH // 2
+        assert all(any(row is own for own in pools[i >= half]) for rows in batches for i, row in enumerate(rows))
+        assert {len(rows) for rows in batches} == {2 * half}
+        return sum(map(width, batches)) / len(batches)
+
+    assert widths(16) < 0.7 * widths(1)
 
 
 def test_keywords_find_what_they_may_mean(folder, tmp_path):

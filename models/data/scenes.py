@@ -21,7 +21,7 @@ from .sentences import CHINESE, ENGLISH, RGB, TINTED, WHITE, Box, Language, colo
 MAX_THINGS = 3
 HELD_OUT = 0.05  # share of all pairs of things that never meet in a scene to train on
 STYLED = 0.25  # share of the scenes that name a style
-COMMON = 0.5  # that are of common things: of the tenth with the shortest names,
+COMMON = 0.5  # that are of common things: of the tenth with the shortest names, and kinds whose names are as short,
 RELATED = 0.3  # and of things that have a keyword in common, which are named together and seldom are one
 KIND = 0.15  # share of the things that are of a kind: named by a word with which names end, as "evergreen tree" does
 FEWEST = 10  # names to compose of
@@ -65,6 +65,8 @@ def compose(
         _, places, sentences = pick.choices(known.language.kinds, weights)[0]
         needed = 1 + max(place for place, _ in places)
         among = known.common if pick.random() < COMMON else known.names
+        if held_out:  # of what has pictures of its own, to compare with
+            among = [name for name in among if name in known.styled]
         if known.groups and not held_out and pick.random() < RELATED:
             among = pick.choice(known.groups)
         things = pick.sample(among, min(needed, len(among)))
@@ -94,8 +96,8 @@ class Vocabulary(NamedTuple):
     language: Language
     styled: dict[str, dict[str, str]]  # of each name the captions that name a style, by style
     names: list[str]
-    common: list[str]  # those of common things,
-    groups: list[list[str]]  # and those that have a keyword in common
+    common: list[str]  # those of common things, and kinds whose names are as short
+    groups: list[list[str]]  # names that have a keyword in common
     kinds: list[str]  # what names end with
     never: dict[str, set[RGB]]  # colours that things cannot be given, for they would be others
 
@@ -116,11 +118,14 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
         names = sorted(styled)
         if len(names) >= FEWEST:
             common = sorted(names, key=len)[: max(len(names) // 10, FEWEST)]
-            groups = [sorted(group) for _, group in sorted(related.items()) if len(group) > 1]
             # What names end with: keywords, and where the language parts words by spaces those with which several do.
             endings = Counter(name[i:] for name in names for i in range(1, len(name)) if name[:i].endswith(language.space))
             words = {word for word, count in endings.items() if language.space and count > 1 and word.isalpha()}
-            kinds = sorted(endings.keys() & (related.keys() | words) - styled.keys())
+            made_of = " ".join(sentence for kind in language.kinds for sentence in kind.sentences)  # "left" is none of them
+            own = set(made_of.split() if language.space else made_of) | language.tints.keys()
+            kinds = sorted(endings.keys() & (related.keys() | words) - styled.keys() - own)
+            groups = [sorted(group) for _, group in sorted(related.items()) if len(group) > 1]
+            common += [kind for kind in kinds if len(kind) <= len(common[-1]) and kind.isalpha()]
             found.append(Vocabulary(language, styled, names, common, groups, kinds, colours_of_others(names, language)))
     return found
 

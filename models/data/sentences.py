@@ -18,7 +18,7 @@ PLAIN = 0.6  # and those whose colour has a name of one word, the first of its n
 BARE = 0.3  # of the sentences that leave out articles,
 PLACED = 0.3  # that name what is behind the things: a colour, or a place that has one,
 ASKED = 0.12  # that say that a picture is asked for,
-PRAISED = 0.1  # that have words of praise around them,
+PRAISED = 0.2  # that have words of praise around them,
 DESCRIBED = 0.12  # that are followed by a description of the same things,
 SPELT = 0.12  # and that are in capitals or end in a full stop
 RGB = tuple[int, int, int]
@@ -60,7 +60,7 @@ BOTTOM_LEFT, BOTTOM_RIGHT = Box(0.25, 0.75, 0.5), Box(0.75, 0.75, 0.5)
 
 class Kind(NamedTuple):
     """Sentences that mean the same: which thing stands in which box, in the order of mention. {0}, {1}, {2} are things, {0s} is
-    the first in the plural."""
+    the first in the plural; {colour} and {hue} are what a {part} of a thing has, which is not there for itself."""
 
     weight: int
     places: tuple[tuple[int, Box], ...]
@@ -102,13 +102,18 @@ class Language(NamedTuple):
 def _english_one(name: str, pick: random.Random) -> str:
     if name.endswith("s") and not name.endswith("ss") or not name[0].isalpha():
         return name
-    if pick.random() < 0.15:
+    kind = pick.random()
+    if kind < 0.15:
         return f"the {name}"
+    if kind < 0.25:
+        return f"{pick.choice(('one', '1'))} {name}"
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _chinese_one(name: str, pick: random.Random) -> str:
-    return f"一{pick.choice('个个只只条辆朵座棵本根把颗艘')}{name}" if pick.random() < 0.55 else name
+    if pick.random() >= 0.55:
+        return name
+    return f"{'1' if pick.random() < 0.1 else '一'}{pick.choice('个个只只条辆朵座棵本根把颗艘')}{name}"
 
 
 def _plural(name: str) -> str | None:
@@ -139,9 +144,11 @@ ENGLISH = Language(
     kinds=(
         Kind(10, _SINGLE, ("{0}", "{0}", "a picture of {0}", "an image of {0}", "a drawing with {0}", "a photo of {0}",
                            "{0} icon", "an icon of {0}", "{0} emoji", "an emoji of {0}", "there is {0}")),
+        Kind(3, _SINGLE, ("{0} with a {colour} {part}", "{0} with {colour} {part}s", "{0} with a {colour} {part} and {hue} {part}s",
+                          "{0} that has a {colour} {part}", "{0} whose {part} is {colour}")),
         Kind(14, _SIDE_BY_SIDE, (*12 * ("{0} and {1}",), *6 * ("{0}, {1}",), "{0},{1}", "{0} with {1}", "{0} & {1}",
                                  "{0} + {1}", "{0} next to {1}", "{0} beside {1}", "{0} near {1}", "{0} by {1}",
-                                 "a picture with {0} and {1}", "a picture of {0} and {1}", "{0} and {1} side by side",
+                                 *3 * ("a picture with {0} and {1}",), *2 * ("a picture of {0} and {1}",), "{0} and {1} side by side",
                                  "{0} together with {1}", "{0} sitting next to {1}", "{0} standing beside {1}",
                                  "{0} playing with {1}", "{0} holding {1}", "there is {0} and {1}", "both {0} and {1}",
                                  "{0} eating {1}", "{0} chasing {1}", "{0} looking at {1}", "{0} plus {1}", "{0} {1}", "{0s} and {1s}",
@@ -195,13 +202,16 @@ ENGLISH = Language(
            "generate {}", "make a picture of {}", "give me {}", "we see {}", "this is {}"),
     praise=("masterpiece", "best quality", "high quality", "highly detailed", "cute", "4k", "simple", "beautiful", "minimalist",
             "vector art", "icon", "emoji", "clip art", "cartoon", "digital art", "colorful", "sharp", "sticker", "logo", "centered",
-            "illustration", "no text", "clean lines", "8k", "award winning", "professional", "detailed"),
+            "illustration", "no text", "clean lines", "8k", "award winning", "professional", "detailed", "ultra detailed", "solo",
+            "trending on artstation", "vibrant colors", "soft lighting", "3d render", "flat design", "high resolution", "hd",
+            "perfect", "sharp focus", "concept art", "hand drawn", "isolated", "glossy", "modern", "svg", "ui design"),
     described=("{things} {verb} {place}", "{things} with a {colour} {part} {verb} {place}", "{things} is shown {place}",
                "{things} in {colour} and {hue} {verb} {place}", "The picture shows {things} {place}", "{things} is {adjective} and {tint}",
                "{things} is {tint}",
                "{things} that is usually {colour} and {hue}", "{things} and its {part} {verb} {place}, near a {other}",
                "{things} {verb} {place} with a {other}", "{things} has a {colour} {part} and a {hue} {part}"),
-    parts=("tail", "handle", "neck", "roof", "border", "stripe", "leaf", "top", "door", "hat", "wing", "body", "face", "side", "shape"),
+    parts=("tail", "handle", "neck", "roof", "border", "stripe", "top", "wing", "body", "face", "side", "shape", "ear", "eye",
+           "nose", "wheel", "spot", "collar", "lid", "stem", "window", "beak"),
     verbs=("sits", "stands", "is", "lies", "is placed", "is set", "flies", "rests", "waits"),
     surfaces=("background", "carpet", "floor", "table", "wall", "surface", "rock", "ground"),
     on="on a {colour} {surface}",
@@ -215,8 +225,9 @@ ENGLISH = Language(
 CHINESE = Language(
     kinds=(
         Kind(10, _SINGLE, ("{0}", "{0}", "一张{0}的图像", "一张包含{0}的图像", "一幅{0}的图画", "一张{0}的照片", "{0}图标", "{0}的图片", "这是{0}")),
+        Kind(3, _SINGLE, ("有{colour}{part}的{0}", "{0}有{colour}的{part}", "{colour}{part}的{0}", "带{colour}{part}的{0}", "{part}是{colour}的{0}")),
         Kind(14, _SIDE_BY_SIDE, (*12 * ("{0}和{1}",), *4 * ("{0}，{1}",), *3 * ("{0}、{1}",), *3 * ("{0}与{1}",), "{0}跟{1}", "{0}, {1}", "{0} {1}",
-                                 "{0}+{1}", "一张包含{0}和{1}的图像", "{0}在{1}旁边", "一张{0}和{1}的图片", "{0}坐在{1}旁边",
+                                 "{0}+{1}", *3 * ("一张包含{0}和{1}的图像",), "{0}在{1}旁边", *2 * ("一张{0}和{1}的图片",), "{0}坐在{1}旁边",
                                  "{0}以及{1}", "有{0}和{1}", "{0}和{1}在一起", "{0}拿着{1}", "{0}追{1}", "{0}吃{1}", "{0}看着{1}",
                                  "{0}抱着{1}", "{0}带着{1}", "{0}{1}", "{0}旁边有{1}", "{0}旁边的{1}", "{0}飞向{1}", "有{0}的{1}")),
         Kind(3, _SIDE_BY_SIDE, ("{0}在{1}的左边", "{0}在{1}左侧", "左边是{0}，右边是{1}", "{0}在左边，{1}在右边")),
@@ -257,11 +268,12 @@ CHINESE = Language(
     standing=("{}{place}", "{}，{place}", "{place}的{}", "{bare}的{}", "{bare}的{}", "{}坐{place}"),
     at="在",
     asked=("画{}", "请画{}", "给我画{}", "我想要{}", "生成{}", "请画一张{}的图片", "请生成{}", "帮我画{}", "这里有{}"),
-    praise=("高质量", "杰作", "可爱", "精美", "高清", "图标", "表情符号", "卡通", "插画", "简约", "矢量图", "最佳质量", "细节丰富", "色彩鲜艳"),
+    praise=("高质量", "杰作", "可爱", "精美", "高清", "图标", "表情符号", "卡通", "插画", "简约", "矢量图", "最佳质量", "细节丰富", "色彩鲜艳",
+            "超高清", "扁平化", "极简", "手绘", "贴纸", "标志", "8k", "大师作品", "清晰", "居中", "无文字", "专业"),
     described=("{things}{place}", "{things}，带着{colour}的{part}，{place}", "{things}有{colour}的{part}和{hue}的{part}", "{things}立{place}",
                "{things}是{tint}", "图片里有{things}，{place}", "{things}是{colour}和{hue}的", "{things}{place}，旁边有{other}",
                "{things}，{colour}的{part}，{place}", "{things}坐{place}", "{things}是{tint}"),
-    parts=("尾巴", "把手", "屋顶", "边", "条纹", "叶子", "帽子", "翅膀", "身体", "脸", "门", "外壳", "眼睛"),
+    parts=("尾巴", "把手", "屋顶", "边", "条纹", "翅膀", "身体", "脸", "外壳", "眼睛", "耳朵", "鼻子", "轮子", "斑点", "窗户", "毛"),
     verbs=(),
     surfaces=("背景", "地毯", "地板", "桌子", "墙", "地面"),
     on="在{colour}的{surface}上",
@@ -375,7 +387,7 @@ def say(
         text = pick.choice(language.asked).replace("{}", text)
     text += manner
     if pick.random() < PRAISED:
-        words = pick.sample(language.praise, pick.randint(1, 3))
+        words = pick.sample(language.praise, pick.randint(1, 4))
         before = pick.randint(0, len(words)) if pick.random() < 0.5 else 0
         text = language.comma.join([*words[:before], text, *words[before:]])
     if pick.random() < DESCRIBED:
@@ -400,7 +412,14 @@ def _named(sentence: str, things: list[str], painter: Painter, terse: bool) -> s
         named = language.space.join([*words, painter.named(i, noun)])
         sentence = sentence.replace(f"{{{i}s}}", named)
         sentence = sentence.replace(f"{{{i}}}", named if bare else language.one(named, pick))
-    return sentence
+    return _filled(sentence, language, pick)
+
+
+def _filled(sentence: str, language: Language, pick: random.Random) -> str:
+    """The sentence with the parts of things, and all else that says nothing of what is there, chosen."""
+    words = {"part": language.parts, "adjective": language.adjectives, "verb": language.verbs}
+    words |= dict.fromkeys(("colour", "hue"), tuple(language.colours))
+    return re.sub("{(part|adjective|verb|colour|hue)}", lambda blank: pick.choice(words[blank[1]]), sentence)
 
 
 def _described(things: list[str], painter: Painter, other: str, placing: bool) -> tuple[str, RGB]:
@@ -421,11 +440,7 @@ def _described(things: list[str], painter: Painter, other: str, placing: bool) -
                 name, background = pick.choice(list(language.colours.items()))
                 place = language.on.replace("{colour}", name).replace("{surface}", pick.choice(language.surfaces))
         sentence = sentence.replace("{place}", place)
-    for blank, words in (("part", language.parts), ("adjective", language.adjectives), ("verb", language.verbs)):
-        sentence = re.sub(f"{{{blank}}}", lambda _: pick.choice(words), sentence)
-    for blank in ("colour", "hue"):
-        sentence = sentence.replace(f"{{{blank}}}", pick.choice(list(language.colours)))
-    sentence = sentence.replace("{other}", other).replace("{things}", named)
+    sentence = _filled(sentence, language, pick).replace("{other}", other).replace("{things}", named)
     return language.whole(sentence), background
 
 

@@ -1,6 +1,6 @@
 """Teaching a generator to read, from captions alone, before a picture is drawn: what they mean, and layouts in sentences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ FINDS = 400  # batches of captions that the memory learns to find its concepts b
 CAPTIONS = 1024  # in each, of which equal shares name the thing, its style too, or are keywords
 NOISE = 0.5  # of the deviation of a caption's vector, so that what was not said in training is found as well
 BATCH = 64
+SORTED = 16  # batches whose sentences are drawn together, to be parted by length
 ROUNDS = 6  # times that every scene is read: on one CPU core some minutes for ten thousand
 TRIALS = 8  # batches that show whether a reader needs lessons at all:
 UNDERSTOOD = 0.25  # not where its loss is below this, unless it is asked for nothing else
@@ -76,15 +77,11 @@ def fit_reader(
     """
     reader = generator.to(device).layout
     singles = _singles(dataset)
-    random = torch.Generator().manual_seed(seed)
+    batches = _batches(dataset, (dataset.scenes, singles), torch.Generator().manual_seed(seed))
 
     def lesson() -> Tensor:
         """The loss of a batch, half of it scenes."""
-        rows = [
-            pool[i]
-            for pool in (dataset.scenes, singles)
-            for i in torch.randint(len(pool), (BATCH // 2,), generator=random).tolist()
-        ]
+        rows = next(batches)
         backgrounds = torch.tensor([row.background for row in rows]).div(127.5).sub(1)
         meant = [(dataset.pooled[row.things], row.boxes, colour, row.tints) for row, colour in zip(rows, backgrounds)]
         target = Layout.stack(meant)
@@ -112,6 +109,18 @@ def fit_reader(
         if progress is not None:
             progress((step + 1) * BATCH, steps * BATCH)
     reader.eval()
+
+
+def _batches(dataset: Dataset, pools: Sequence[list[SceneRow]], random: torch.Generator) -> Iterator[list[SceneRow]]:
+    """Batches without end, as much of each pool in every one, and within them captions of similar length: all are read at the
+    width of the longest, which without it is three times the mean."""
+    share = BATCH // len(pools)
+    while True:
+        drawn = [[pool[i] for i in torch.randint(len(pool), (SORTED * share,), generator=random).tolist()] for pool in pools]
+        for own in drawn:
+            own.sort(key=lambda row: len(dataset.tokens[dataset.span(row.caption)]))
+        for start in (torch.randperm(SORTED, generator=random) * share).tolist():
+            yield [row for own in drawn for row in own[start : start + share]]
 
 
 def _singles(dataset: Dataset) -> list[SceneRow]:
