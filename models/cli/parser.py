@@ -17,11 +17,20 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(command=function)
         return added
 
+    def add_device(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+
+    def add_run(to: argparse.ArgumentParser, place: str) -> None:
+        to.add_argument("--run-dir", type=Path, metavar="DIR", help=f"log, samples, state to resume from ({place})")
+        to.add_argument("--seed", type=int, help="(0)")
+        to.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
+        add_device(to)
+
     def add_models(to: argparse.ArgumentParser, gan: bool = True) -> None:
         if gan:
             to.add_argument("--gan", type=Path, metavar="FILE", help="GAN checkpoint (the bundled icons model)")
         to.add_argument("--llm", metavar="MODEL", help="language model: a name of `llm-gan models`, a folder or a .gguf")
-        to.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+        add_device(to)
         to.add_argument("--dtype", default="auto", choices=DTYPES, help="precision of the GAN (auto: fp16 on a GPU, else fp32)")
 
     generate = command("generate", pictures.generate, "Draw pictures from prompts.")
@@ -79,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     enlarge.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     enlarge.add_argument("--times", type=int, default=4, help="as large: 2, 4 or 8 (4)")
     enlarge.add_argument("--enlarger", type=Path, metavar="FILE", help="of `llm-gan train-enlarger` (the bundled one)")
-    enlarge.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    add_device(enlarge)
     enlarge.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
 
     edit = command("edit", pictures.edit, "Make latents of seeds, pictures or latents, change them, and draw them: in this order of options.")
@@ -108,40 +117,31 @@ def parser() -> argparse.ArgumentParser:
     train = command("train", gans.train, "Train a GAN on a folder of captioned pictures.")
     train.add_argument("data", type=Path, metavar="DIR")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
-    train.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE-run)")
     train.add_argument("--resolution", type=int, help="pixels, a power of two from 16 to 512 (64, or the resumed run's)")
     train.add_argument("--preset", default="balanced", help="quick, balanced or best: how often each picture is shown (balanced)")
     train.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     train.add_argument("--batch-size", type=int, help="of each process (8)")
     train.add_argument("--scenes", type=int, metavar="N", help="learn from N sentences over up to three of the pictures too (0)")
-    train.add_argument("--seed", type=int, help="(0)")
     train.add_argument("--config", type=Path, metavar="FILE", help="JSON with any other setting, as a run's config.json")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
     train.add_argument("--start-from", type=Path, metavar="FILE", help="begin with this checkpoint, of this resolution or less")
     train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
     train.add_argument("--tensorboard", action="store_true", help="write the figures for TensorBoard too")
+    add_run(train, "FILE-run")
 
     encoder = command("train-encoder", gans.train_encoder, "Train what lets a GAN see pictures: to restore, restyle and edit them.")
     encoder.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint; the encoder is written beside it")
     encoder.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that it was trained on")
-    encoder.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE-encoder)")
     encoder.add_argument("--images", type=int, help="pictures to show in all (60000)")
-    encoder.add_argument("--seed", type=int, help="(0)")
-    encoder.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
     encoder.add_argument("--start-from", type=Path, metavar="FILE", help="begin with the encoder of this GAN, of the same shape")
     encoder.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
-    encoder.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    add_run(encoder, "FILE-encoder")
 
     enlarger = command("train-enlarger", gans.train_enlarger, "Train what makes pictures of a kind larger.")
     enlarger.add_argument("data", type=Path, metavar="DIR", help="the folder that the GAN was trained on")
     enlarger.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.enlarger.safetensors, to write")
-    enlarger.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (FILE-run)")
     enlarger.add_argument("--resolution", type=int, default=128, help="of the pictures that it learns to draw from half of it (128)")
     enlarger.add_argument("--images", type=int, help="parts of pictures to show in all (100000)")
-    enlarger.add_argument("--seed", type=int, help="(0)")
-    enlarger.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
-    enlarger.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    add_run(enlarger, "FILE-run")
 
     evaluate = command("evaluate", gans.evaluate, "Judge a GAN on a folder of captioned pictures: figures, and pictures to look at.")
     evaluate.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
@@ -166,16 +166,13 @@ def parser() -> argparse.ArgumentParser:
     compress.add_argument("--int8", action="store_true", help="store matrices as int8: near half the size, the same pictures")
     compress.add_argument("--share", type=float, metavar="S", help="train a student with this share of the channels, such as 0.5")
     compress.add_argument("--data", type=Path, metavar="DIR", help="for a student: the folder of captions that it is trained on")
-    compress.add_argument("--run-dir", type=Path, metavar="DIR", help="log, samples, state to resume from (--out's FILE-run)")
     compress.add_argument("--preset", default="balanced", help="quick, balanced or best, as of train (balanced)")
     compress.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     compress.add_argument("--batch-size", type=int, help="(8)")
     compress.add_argument("--scenes", type=int, metavar="N", help="show N scenes of several things too (0)")
-    compress.add_argument("--seed", type=int, help="(0)")
     compress.add_argument("--config", type=Path, metavar="FILE", help="JSON with any other setting, as a run's config.json")
-    compress.add_argument("--resume", action="store_true", help="go on with the run in --run-dir, exactly where it stopped")
     compress.add_argument("--llm", metavar="MODEL", help="language model that reads the captions (the GAN's)")
-    compress.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps … (auto)")
+    add_run(compress, "--out's FILE-run")
 
     icons = command("icons", gans.icons, "Build the icon data set that the bundled model was trained on.")
     icons.add_argument("--packages", type=Path, required=True, metavar="DIR", help="tarballs made by `npm pack`")

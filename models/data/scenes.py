@@ -118,13 +118,13 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
         names = sorted(styled)
         if len(names) >= FEWEST:
             common = sorted(names, key=len)[: max(len(names) // 10, FEWEST)]
+            groups = [sorted(group) for _, group in sorted(related.items()) if len(group) > 1]
             # What names end with: keywords, and where the language parts words by spaces those with which several do.
             endings = Counter(name[i:] for name in names for i in range(1, len(name)) if name[:i].endswith(language.space))
             words = {word for word, count in endings.items() if language.space and count > 1 and word.isalpha()}
             made_of = " ".join(sentence for kind in language.kinds for sentence in kind.sentences)  # "left" is none of them
             own = set(made_of.split() if language.space else made_of) | language.tints.keys()
             kinds = sorted(endings.keys() & (related.keys() | words) - styled.keys() - own)
-            groups = [sorted(group) for _, group in sorted(related.items()) if len(group) > 1]
             common += [kind for kind in kinds if len(kind) <= len(common[-1]) and kind.isalpha()]
             found.append(Vocabulary(language, styled, names, common, groups, kinds, colours_of_others(names, language)))
     return found
