@@ -1,4 +1,4 @@
-"""A real ComfyUI with this pack in it, and its page in headless Chromium, for the tests and for the thumbnails.
+"""A real ComfyUI with this pack in it, and its page in headless Chromium, for the tests, the thumbnails and the pictures in the README.
 
 ComfyUI is the one in $COMFYUI_DIR, or the one whose custom_nodes holds the pack, run by its own Python ($COMFYUI_PYTHON,
 or the venv inside it). It keeps everything in a temporary base directory, so no user's files are read or written, except
@@ -32,6 +32,11 @@ PACK_NAME = "LLM-GAN"
 
 # Requests to the server must not go through a proxy of the environment.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+def workflow(name: str) -> dict[str, Any]:
+    """A shipped workflow, in the UI format."""
+    return json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
 
 
 class Missing(Exception):

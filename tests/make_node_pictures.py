@@ -6,11 +6,10 @@ Names of nodes restrict it to those; `graph` is the graph. Needs Chromium and pl
 """
 
 import io
-import json
 import re
 import sys
 
-from comfyui import PACK, Page, Server
+from comfyui import PACK, Page, Server, workflow
 from PIL import Image
 
 GRAPH = "best_of_many"
@@ -41,7 +40,7 @@ def node_picture(page: Page, name: str) -> None:
 
 
 def graph_picture(server: Server, page: Page) -> None:
-    server.run(page.load(json.loads((PACK / "workflows" / f"{GRAPH}.json").read_text("utf-8"))), page.client)
+    server.run(page.load(workflow(GRAPH)), page.client)
     page.page.evaluate("window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
     page.page.wait_for_timeout(5_000)  # for the pictures to arrive
     groups = page.page.evaluate("window.app.graph.groups.map(({pos, size}) => [...pos, pos[0] + size[0], pos[1] + size[1]])")

@@ -5,13 +5,12 @@
 Names of workflows restrict it to those. Needs Chromium and playwright, as the tests with ComfyUI do.
 """
 
-import json
 import sys
 from math import isqrt
 
 from PIL import Image
 
-from comfyui import WORKFLOWS, Page, Server
+from comfyui import WORKFLOWS, Page, Server, workflow
 
 SIDE = 384  # pixels
 
@@ -30,7 +29,7 @@ def main(names: list[str]) -> None:
     with Server() as server, Page(server) as page:
         for file in WORKFLOWS:
             if not names or file.stem in names:
-                history = server.run(page.load(json.loads(file.read_text("utf-8"))), timeout=3600)
+                history = server.run(page.load(workflow(file.stem)), timeout=3600)
                 pictures = [picture for picture in server.images(history) if picture.width == picture.height]  # no plots
                 thumbnail(pictures).save(file.with_suffix(".jpg"), quality=88)
                 print(f"{file.with_suffix('.jpg').name}: of {len(pictures)} pictures")

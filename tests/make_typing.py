@@ -5,7 +5,6 @@
 
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
@@ -33,8 +32,8 @@ def main() -> None:
     typed = [prompt[:end] for prompt in PROMPTS for end in range(1, len(prompt) + 1)]
     condition = LanguageModel.load(gan.recipe.model).encode(typed, gan.recipe)
     images, _ = gan.generate(condition, gan.sample_z(SEED, 1).repeat(len(typed), 1))
-    pictures = torch.cat([enlarge(enlarger, image, SIDE // gan.resolution) for image in images.split(1)])
-    frames = [frame(text, Image.fromarray(picture)) for text, picture in zip(typed, to_uint8(pictures))]
+    pictures = to_uint8(enlarge(enlarger, images, SIDE // gan.resolution))
+    frames = [frame(text, Image.fromarray(picture)) for text, picture in zip(typed, pictures)]
     times = [READ if text in PROMPTS else KEY for text in typed]
     frames[0].save(OUT, save_all=True, append_images=frames[1:], duration=times, loop=0, quality=80, method=6)
 

@@ -6,7 +6,6 @@ Without a ComfyUI all of it is skipped; without Chromium and playwright, what ne
 """
 
 import copy
-import json
 import re
 import time
 from io import BytesIO
@@ -18,7 +17,7 @@ import numpy as np
 import published
 import pytest
 import torch
-from comfyui import PACK, PACK_NAME, WORKFLOWS, Missing, Page, Server, events
+from comfyui import PACK_NAME, WORKFLOWS, Missing, Page, Server, events, workflow
 from PIL import Image
 
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
@@ -74,10 +73,6 @@ def judge():
     """The bundled GAN and the language model that it was trained with."""
     gan = load_gan(DEFAULT_GAN)
     return gan, LanguageModel.load(gan.recipe.model, dtype=torch.float32)
-
-
-def workflow(name: str) -> dict[str, Any]:
-    return json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
 
 
 def only(graph: dict[str, Any], node: str) -> dict[str, Any]:

@@ -56,6 +56,11 @@ def compose(
     vocabularies = _vocabularies(examples)
     if not vocabularies:
         raise ValueError("Scenes need ten things or more, each with a short English or Chinese name as its caption.")
+    if held_out:  # any two, but of things that have pictures of their own to compare with
+        vocabularies = [
+            known._replace(common=[name for name in known.common if name in known.styled], groups=[], kinds=[])
+            for known in vocabularies
+        ]
     scenes: dict[str, Scene] = {}
     for attempt in range(50 * count):
         if len(scenes) == count:
@@ -65,12 +70,10 @@ def compose(
         _, places, sentences = pick.choices(known.language.kinds, weights)[0]
         needed = 1 + max(place for place, _ in places)
         among = known.common if pick.random() < COMMON else known.names
-        if held_out:  # of what has pictures of its own, to compare with
-            among = [name for name in among if name in known.styled]
-        if known.groups and not held_out and pick.random() < RELATED:
+        if known.groups and pick.random() < RELATED:
             among = pick.choice(known.groups)
         things = pick.sample(among, min(needed, len(among)))
-        if known.kinds and not held_out:
+        if known.kinds:
             things = [pick.choice(known.kinds) if pick.random() < KIND else thing for thing in things]
         if len(set(things)) < needed:
             continue
