@@ -79,6 +79,7 @@ class Latent:
     prompt give; None where nothing is. M is 1, for every thing alike, or counts things. background [N,3], RGB in -1..1, takes
     the place of the prompt's where it is not None. So do tints [N,M,4] where they are more than 0: how far a thing is given a
     colour, 0..1, and which, in -1..1 and times that, so that what lies between two latents is the sum of their shares.
+    prompts: of how many they were drawn, prompt by prompt, as many of each; a choice among them is no longer of those.
     """
 
     z: Tensor
@@ -88,28 +89,36 @@ class Latent:
     sketch_shift: Tensor | None = None
     background: Tensor | None = None
     tints: Tensor | None = None
+    prompts: int = 1
 
     def __len__(self) -> int:
         return len(self.z)
 
     def __getitem__(self, index: slice | list[int] | Tensor) -> "Latent":
         """The rows at `index`: the batch stays a dimension."""
-        return Latent(**{name: tensor[index] for name, tensor in self.to_dict().items()})
+        return Latent(**{name: tensor[index] for name, tensor in self.tensors().items()})
 
-    def to_dict(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are there, by name."""
         return {name: tensor for name in LATENT_DIMENSIONS if (tensor := getattr(self, name)) is not None}
 
+    def to_dict(self) -> dict[str, Tensor | int]:
+        """All of it as plain data."""
+        return {**self.tensors(), "prompts": self.prompts}
+
     @classmethod
-    def from_dict(cls, values: dict[str, Tensor]) -> "Latent":
+    def from_dict(cls, values: dict[str, Tensor | int]) -> "Latent":
         """The inverse of `to_dict`; z alone is enough. ValueError, in one sentence, for anything that is not a latent."""
+        prompts = values.get("prompts", 1)
         values = {name: tensor for name, tensor in values.items() if name in LATENT_DIMENSIONS}
         if "z" not in values:
             raise ValueError("This latent holds no z: connect the latent output of a node of LLM-GAN.")
         for name, tensor in values.items():
             if tensor.ndim != LATENT_DIMENSIONS[name] or len(tensor) != len(values["z"]):
                 raise ValueError(f"The {name} of this latent has shape {list(tensor.shape)}, which does not fit its z.")
-        return cls(**{name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()})
+        if not isinstance(prompts, int) or prompts < 1 or len(values["z"]) % prompts:
+            raise ValueError(f"This latent says that it is of {prompts} prompts, which does not fit its z.")
+        return cls(**{name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()}, prompts=prompts)
 
 
 LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5, "background": 2, "tints": 3}
@@ -203,7 +212,7 @@ class AnyGAN(nn.Module):
     def check_latent(self, latent: Latent) -> None:
         """ValueError, saying what to change, if this GAN cannot draw from `latent`."""
         expected = self.latent_shapes()
-        for name, tensor in latent.to_dict().items():
+        for name, tensor in latent.tensors().items():
             own = tuple(tensor.shape[tensor.ndim - len(expected[name]) :])
             if name in ("background", "tints") and not expected[name]:
                 raise ValueError(f"The GAN {self.card.name} cannot be told colours: take one trained with scenes.")
@@ -238,7 +247,10 @@ class AnyGAN(nn.Module):
     def sample_z(self, seed: int, count: int) -> Tensor:
         """z [count,z_dim] ~ N(0,I), fp32 on the CPU: one seed gives the same row i on every machine, whatever `count`."""
         generator = torch.Generator("cpu").manual_seed(seed)
-        return torch.stack([torch.randn(self.generator.config.z_dim, generator=generator) for _ in range(count)])
+        z = torch.empty(count, self.generator.config.z_dim)
+        for row in z:
+            row.normal_(generator=generator)
+        return z
 
 
 def check_ours(gan: AnyGAN) -> None:
@@ -351,7 +363,7 @@ class GAN(AnyGAN):
         state = self.recordings.follow(self.condition_norm, self.generator)
 
         def draw(rows: slice) -> tuple[Tensor, ...]:
-            part, source = condition[rows].to("cpu"), {n: x.to(self.device) for n, x in latent[rows].to_dict().items()}
+            part, source = condition[rows].to("cpu"), {n: x.to(self.device) for n, x in latent[rows].tensors().items()}
             read, where = part.distinct()
             text = self._text(read, state)
             if len(read) < len(part):

@@ -102,8 +102,8 @@ def invert(
             latent, own = see(gan, target[rows], each(lambda part: part[rows], text), known[rows])
         if steps and not stopped:
             latent = approach(gan, latent, own, target[rows], known[rows], steps, report)
-        names = list(latent.to_dict())
-        return tuple(latent.to_dict().values())
+        names = list(latent.tensors())
+        return tuple(latent.tensors().values())
 
     found = in_parts(find_part, len(images), batch_size, None, gan.recordings.forget)
     return Latent.from_dict(dict(zip(names, found)))
@@ -116,11 +116,12 @@ def check_mask(mask: Tensor, count: int) -> None:
 
 
 def for_images(gan: GAN, condition: Condition, count: int) -> Condition:
-    """The condition of each of `count` pictures; ValueError where neither one is for all of them nor each has one."""
+    """The condition of each of `count` pictures: prompt by prompt, as many of each, as several prompts are drawn. ValueError
+    where they do not divide so."""
     gan.check(condition)
-    if len(condition) not in (1, count):
-        raise ValueError(f"{count} pictures and {len(condition)} prompts: give one prompt, or one for each picture.")
-    return condition if len(condition) == count else condition.repeat(count)
+    if count % len(condition):
+        raise ValueError(f"{count} pictures and {len(condition)} prompts: give one prompt, one for each picture, or as many pictures of each.")
+    return condition.repeat(count // len(condition))
 
 
 @torch.inference_mode(False)

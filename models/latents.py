@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .condition import Condition
+from .data.scenes import MAX_THINGS
 from .data.sentences import CHINESE, ENGLISH, RGB
 from .gan import LATENT_DIMENSIONS, AnyGAN, Latent
 from .generator import LOOK_SHARPNESS, Generator
@@ -43,7 +44,7 @@ def mix(
     generator: nn.Module, content: Latent, style: Latent, layers: Sequence[int], look: bool = True, strength: float = 1.0
 ) -> Latent:
     """`content` [N] with the styles of `style` [N] or [1] in these layers (style mixing, StyleGAN, Karras et al. 2019, arXiv
-    1812.04948, §3.1), and with `look` the sketch in its look; strength goes from content (0) to style (1).
+    1812.04948, §3.1), and with `look` the sketch in its look; strength goes from content (0) to style (1), and beyond it.
 
     Both must have been drawn by `generator`, since the styles are those that they were drawn with. ValueError where they were not.
     """
@@ -97,7 +98,7 @@ def interpolate(keys: Latent, frames: int, spherical: bool = True, easing: str =
     """
     first, last, share = _places(len(keys), frames, easing, loop)
     keys = replace(keys, styles=None, looks=None)
-    parts = {name: _lerp(part[first], part[last], share) for name, part in keys.to_dict().items()}
+    parts = {name: _lerp(part[first], part[last], share) for name, part in keys.tensors().items()}
     if spherical:
         parts["z"] = _slerp(keys.z[first], keys.z[last], share)
     return Latent(**parts)
@@ -114,7 +115,8 @@ def between(a: Condition, b: Condition, share: Tensor) -> Condition:
     # A token that only one of the two has keeps its meaning, which a mean with nothing would not have.
     weight = torch.where(b.mask, torch.where(a.mask, share[:, None], 1.0), 0.0)[:, :, None]
     mask = a.mask & (share < 1)[:, None] | b.mask & (share > 0)[:, None]
-    return Condition(_lerp(a.tokens, b.tokens, weight), _lerp(a.pooled, b.pooled, share), mask, a.recipe, (2 * share - 1).abs())
+    choice = torch.where((a.pooled == b.pooled).all(1), 1.0, (2 * share - 1).abs())  # on the way to itself a prompt is itself
+    return Condition(_lerp(a.tokens, b.tokens, weight), _lerp(a.pooled, b.pooled, share), mask, a.recipe, choice)
 
 
 def average(latents: Latent, weights: Tensor | None = None) -> Latent:
@@ -123,7 +125,7 @@ def average(latents: Latent, weights: Tensor | None = None) -> Latent:
     if len(weights) != len(latents) or not weights.sum() > 0 or weights.min() < 0:
         raise ValueError(f"{len(latents)} latents need as many weights, none below 0 and not all 0.")
     weights = weights / weights.sum()
-    parts = replace(latents, styles=None, looks=None).to_dict()
+    parts = replace(latents, styles=None, looks=None).tensors()
     parts = {name: torch.tensordot(weights, part, 1)[None] for name, part in parts.items()}
     length = weights @ latents.z.norm(dim=1)
     parts["z"] = parts["z"] * (length / parts["z"].norm().clamp(min=1e-6))
@@ -156,7 +158,7 @@ def vary(latent: Latent, count: int, strength: float, seed: int) -> Latent:
         raise ValueError(f"{count} variations of each: give 1 or more.")
     many = replace(latent, styles=None, looks=None)[torch.arange(len(latent)).repeat_interleave(count)]
     noise = torch.randn(many.z.shape, generator=torch.Generator().manual_seed(seed))
-    return replace(many, z=(1 - strength**2) ** 0.5 * many.z + strength * noise)
+    return replace(many, z=(1 - strength**2) ** 0.5 * many.z + strength * noise, prompts=latent.prompts)
 
 
 @torch.no_grad()
@@ -214,6 +216,8 @@ def paint(latent: Latent, things: Sequence[RGB | None], background: RGB | None =
         own = torch.tensor([given(rgb) for rgb in things]).expand(len(latent), -1, -1)
         if latent.tints is not None:
             most = max(own.shape[1], latent.tints.shape[1])
+            if len(things) > 1 == latent.tints.shape[1]:  # what was painted for all stays on those that are not named now
+                most = max(most, MAX_THINGS)
             own, before = (_of_things(tints, len(latent), most, tints.shape[2:]) for tints in (own, latent.tints))
             own = torch.where(own[:, :, :1] > 0, own, before)
         changed["tints"] = own
@@ -236,8 +240,9 @@ def save_latent(latent: Latent, path: Path, gan: AnyGAN, note: str = "") -> Path
         "gan": gan.card.name,
         "recipe": json.dumps(gan.recipe.to_dict()),
         "note": note,
+        "prompts": str(latent.prompts),
     }
-    save_tensors({name: part.contiguous() for name, part in latent.to_dict().items()}, path, metadata)
+    save_tensors({name: part.contiguous() for name, part in latent.tensors().items()}, path, metadata)
     return path
 
 
@@ -254,11 +259,12 @@ def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
             if not 1 <= count <= MOST:
                 raise ValueError(f"{path.name} holds {count} latents: 1 to {MOST} can be read.")
             values = {name: file.get_tensor(name) for name in names}
+            prompts = int(metadata.get("prompts", "1"))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): save the latent again.") from None
     if not all(value.is_floating_point() and torch.isfinite(value).all() for value in values.values()):
         raise ValueError(f"{path.name} holds values that are not finite, so it is damaged: save the latent again.")
-    return Latent.from_dict(values), metadata
+    return Latent.from_dict({**values, "prompts": prompts}), metadata
 
 
 def _places(keys: int, frames: int, easing: str, loop: bool) -> tuple[list[int], list[int], Tensor]:

@@ -184,7 +184,9 @@ class Reading(NamedTuple):
             likeliest = self.tints.argmax(2)
             given = there & (likeliest > 0)
             tints = torch.cat([given[:, :, None], self.palette[(likeliest - 1).clamp(min=0)]], 2)
-        return Layout(self.pooled, self.boxes[rows, last], there, background, tints)
+        alone = (last == 0)[:, None, None]  # which has the whole canvas, as where all things are
+        boxes = torch.where(alone, self.boxes.new_tensor([0.5, 0.5, 1.0]), self.boxes[rows, last])
+        return Layout(self.pooled, boxes, there, background, tints)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Between the networks' pictures, [B,3,R,R] in -1..1, and everyone else's, [B,H,W,3] in 0..1."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -9,6 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+FONTS = ("msyh.ttc", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "NotoSansCJK-Regular.ttc",
+         "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf")  # fmt: skip  # of Chinese text
 
 def from_network(images: Tensor) -> Tensor:
     """[B,3,R,R] in about -1..1 -> [B,R,R,3] in 0..1, clamped."""
@@ -26,11 +30,24 @@ def to_network(images: Tensor, resolution: int | None = None) -> Tensor:
 
 def read_picture(path: Path) -> Tensor:
     """The picture in a file, upright, with its opacity: [1,H,W,4] in 0..1. ValueError where it is none."""
+    with _opened(path) as image:
+        upright = rgba(ImageOps.exif_transpose(image))
+        return torch.from_numpy(np.array(upright)).float().div(255)[None]
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of the picture in a file, which is not decoded for it. ValueError where it is none."""
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file. ValueError, in one sentence, where it is none, or is found damaged by what reads it."""
     try:
         with Image.open(path) as image:
-            upright = rgba(ImageOps.exif_transpose(image))
-            return torch.from_numpy(np.array(upright)).float().div(255)[None]
-    except OSError:
+            yield image
+    except (OSError, SyntaxError):  # the latter for a broken PNG
         raise ValueError(f"{path} is not a picture that can be read.") from None
     except (ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read ({error}).") from None
@@ -87,11 +104,21 @@ def contact_sheet(images: Tensor, columns: int) -> Image.Image:
     return Image.fromarray(sheet)
 
 
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+    """Pillow's own, which has Latin letters; for other text one that a system usually has, if this one does."""
+    for name in () if text.isascii() else FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
+
+
 def labelled_sheet(images: Tensor, columns: list[str], rows: list[str]) -> Tensor:
     """[rows·columns,H,W,3] in 0..1, row by row -> one picture [1,H',W',3], with a name over each column and before each row."""
     height, width = images.shape[1:3]
     size = max(11, height // 9)
-    font = ImageFont.load_default(size)
+    font = _font(size, "".join([*columns, *rows]))
     left = 2 * size + int(max(font.getlength(name) for name in rows))
     sheet = Image.new("RGB", (left + len(columns) * width, 2 * size + len(rows) * height), "white")
     sheet.paste(contact_sheet(images, len(columns)), (left, 2 * size))

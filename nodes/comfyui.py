@@ -268,6 +268,13 @@ class TrainingReport:
         self._sheet = sheet
 
 
+def nothing() -> Any:
+    """An output without a value: what is connected to it is not run, the rest of the graph is."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(None)
+
+
 def show_text(node: Any, text: str) -> None:
     """Writes `text` on the node in the page; `node` is the class that executes, with the hidden input `unique_id`."""
     from server import PromptServer

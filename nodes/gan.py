@@ -11,6 +11,7 @@ from ..models.checkpoint import DEFAULT_GAN, ENCODER, encoder_path, save_gan
 from ..models.condition import Condition
 from ..models.enlarger import SUFFIX as ENLARGER
 from ..models.gan import AnyGAN, Latent, Scores
+from ..models.inversion import for_images
 from ..models.pictures import on_white
 from ..models.published.checkpoint import load
 from . import comfyui
@@ -154,7 +155,8 @@ class Generate(io.ComfyNode):
                     "latent",
                     optional=True,
                     tooltip=(
-                        "Draw from this again, with this prompt, edits and all: seed and batch_size are then not used."
+                        "Draw from this again, with this prompt, edits and all: seed and batch_size are then not used. Latents of"
+                        " the same number of prompts are drawn with theirs, others with every prompt."
                     ),
                 ),
                 io.Boolean.Input(
@@ -164,6 +166,15 @@ class Generate(io.ComfyNode):
                     tooltip=(
                         "Leave the background out, for pictures to place on others; Save Image keeps it so. Off: the background"
                         " that the prompt names, or white. Needs a GAN trained with scenes, as the bundled one."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "pair",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Draw the first latents with the first prompt, the next with the next: frames of Interpolate GAN Latents and"
+                        " of Travel Prompts at once."
                     ),
                 ),
             ],
@@ -179,27 +190,29 @@ class Generate(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, gan, conditioning, seed, batch_size, truncation, latent=None, transparent=False
+        cls, gan, conditioning, seed, batch_size, truncation, latent=None, transparent=False, pair=False
     ) -> io.NodeOutput:
         condition = from_conditioning(conditioning)
         gan.network.check(condition)
         if latent is None:
             source = Latent(gan.network.sample_z(seed, batch_size))
         else:
-            source = _once(Latent.from_dict(latent))
+            source = Latent.from_dict(latent)
             gan.network.check_latent(source)
-        rows = list(range(len(source))) * len(condition)
-        images, drawn = draw(gan, condition.repeat(len(source)), source[rows], truncation, transparent)
+        source = _prompt_by_prompt(source, len(condition), pair and latent is not None)
+        images, drawn = draw(gan, condition.repeat(len(source) // len(condition)), source, truncation, transparent)
         return io.NodeOutput(comfyui.image(images), drawn.to_dict())
 
 
-def _once(latent: Latent) -> Latent:
-    """One block of the latent, where it is the same block over and over: pictures of several prompts share theirs."""
-    given = replace(latent, styles=None, looks=None).to_dict()  # those as drawn are of the prompt, too
-    parts = [part.flatten(1) for part in given.values()]
-    rows, count = torch.cat(parts, 1), len(latent)
-    periods = (n for n in range(1, count + 1) if count % n == 0 and torch.equal(rows[n:], rows[: count - n]))
-    return latent[: next(periods)]
+def _prompt_by_prompt(latent: Latent, prompts: int, pair: bool) -> Latent:
+    """What to draw of each prompt, one after the other: its own latents, or all. Of latents of other prompts those of the first,
+    for the others' begin as the same."""
+    if pair and len(latent) % prompts:
+        raise ValueError(f"{len(latent)} latents and {prompts} prompts: to pair them give one for each, or as many for each.")
+    if not pair and latent.prompts != prompts:
+        each = len(latent) // latent.prompts
+        latent = latent[list(range(each)) * prompts]
+    return replace(latent, prompts=prompts)
 
 
 def draw(
@@ -265,7 +278,7 @@ class DiscriminatorScore(io.ComfyNode):
 
     @classmethod
     def execute(cls, gan, images, keep, conditioning=None) -> io.NodeOutput:
-        condition = None if conditioning is None else _for_images(from_conditioning(conditioning), len(images))
+        condition = None if conditioning is None else for_images(gan.network, from_conditioning(conditioning), len(images))
         scores = _judge(gan, on_white(images), condition)
         order = scores.best(len(images))
         ranked, report = images[order], _report(scores, order)
@@ -274,13 +287,6 @@ class DiscriminatorScore(io.ComfyNode):
         return io.NodeOutput(
             ranked, ranked[:keep], scores.total[order].tolist(), "\n".join(report), ui={"text": [shown]}
         )
-
-
-def _for_images(condition: Condition, count: int) -> Condition:
-    """The condition of each image, in the order in which the generator draws several prompts."""
-    if len(condition) == 1 or count % len(condition):
-        return condition
-    return condition.repeat(count // len(condition))
 
 
 def _judge(gan: Managed, images: Tensor, condition: Condition | None) -> Scores:

@@ -74,6 +74,10 @@ class Language:
             bytes_each,
         )
 
+    def unread(self, prompts: list[str], recipe: Recipe | None) -> list[str]:
+        """What `encode` leaves out at the end of prompts that are too long."""
+        return [rest for prompt in prompts if (rest := self._load().network.unread(prompt, recipe))]
+
     def _load(self, write: bool = False) -> Managed:
         if self._managed is None or write and not self._managed.network.write:
             self._managed = None  # its memory is free before the larger one takes more
@@ -192,7 +196,8 @@ class PromptEncoder(io.ComfyNode):
                         " Chinese prompt is asked about in Chinese."
                     ),
                 ),
-                seed_input("Decides the words of the expansion, and nothing without one."),
+                # Another seed would have all that follows done anew, with an expansion or without.
+                seed_input("Decides the words of the expansion, and nothing without one.", kept=True),
                 declare(
                     io.Float.Input,
                     "temperature",
@@ -210,7 +215,8 @@ class PromptEncoder(io.ComfyNode):
                     min=8,
                     max=256,
                     advanced=True,
-                    tooltip="The longest expansion, in tokens. A GAN reads the first 32 or so of the whole text.",
+                    tooltip="The longest expansion, in tokens. A GAN reads the first 32 or so of the whole text; what it leaves out"
+                    " of the prompt stands on the node.",
                 ),
                 LLM.Input("llm", optional=True, tooltip="The language model that reads the prompt, from Load LLM."),
                 io.Clip.Input(
@@ -255,16 +261,30 @@ class PromptEncoder(io.ComfyNode):
         if llm is None and clip is None:
             raise ValueError("Nothing can read the prompt: connect Load LLM to the LLM Prompt Encoder, or a CLIP.")
         prompts = [line for line in prompt.splitlines() if line.strip()] or [""] if one_per_line else [prompt]
+        recipe, notes = None if gan is None else gan.network.recipe, []
+        if llm is not None:
+            notes = [f"too long, not read: {rest}" for rest in llm.unread(prompts, recipe)]
         if expand:
             own_words = None if instruction.strip() == INSTRUCTION else instruction
             write = _writer(llm, clip)
             prompts = write(prompts, own_words, seed, temperature, max_tokens)
-            comfyui.show_text(cls, "\n".join(prompts))
+            notes += prompts
+        _note(cls, "\n".join(notes))
         if llm is None:
             conditioning = _read_by_clip(clip, prompts)
         else:
-            conditioning = to_conditioning(llm.encode(prompts, None if gan is None else gan.network.recipe))
+            conditioning = to_conditioning(llm.encode(prompts, recipe))
         return io.NodeOutput(conditioning, "\n".join(prompts))
+
+
+_noted: set[str] = set()  # the nodes that have a note on them
+
+
+def _note(node: Any, text: str) -> None:
+    """Write on the node what is to be said of its prompts; where nothing is, only what was said before goes."""
+    if node.hidden is not None and (text or node.hidden.unique_id in _noted):
+        comfyui.show_text(node, text)
+        _noted.add(node.hidden.unique_id)
 
 
 def _writer(llm: Language | None, clip: Any):

@@ -1,5 +1,6 @@
 """The nodes that see pictures: find their latent, mend them, give them another style, make them larger."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -63,13 +64,14 @@ class ImageToLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, gan, images, conditioning, steps, mask=None) -> io.NodeOutput:
-        condition = for_images(gan.network, from_conditioning(conditioning), len(images))
+        given = from_conditioning(conditioning)
+        condition = for_images(gan.network, given, len(images))
         latent = gan.run(
             lambda size, _: invert(gan.network, images, condition, mask, steps, comfyui.until_cancelled(), size),
             len(images),
             _seeing_bytes(gan),
         )
-        pictures, drawn = draw(gan, condition, latent, 1.0)
+        pictures, drawn = draw(gan, condition, replace(latent, prompts=len(given)), 1.0)
         return io.NodeOutput(drawn.to_dict(), comfyui.image(pictures))
 
 
@@ -180,7 +182,7 @@ class Restyle(io.ComfyNode):
             len(images),
             _seeing_bytes(gan),
         )
-        return io.NodeOutput(comfyui.image(pictures), drawn.to_dict())
+        return io.NodeOutput(comfyui.image(pictures), replace(drawn, prompts=len(condition)).to_dict())
 
 
 class Enlarge(io.ComfyNode):

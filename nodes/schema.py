@@ -22,8 +22,10 @@ def declare(kind: Callable[..., Any], *args: Any, **fields: Any) -> Any:
     return kind(*args, **{name: value for name, value in fields.items() if name in known or name not in _LATER})
 
 
-def seed_input(tooltip: str) -> io.Int.Input:
-    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
+def seed_input(tooltip: str, kept: bool = False) -> io.Int.Input:
+    """A seed with the control that draws another after each run, unless it is `kept`, where this version can begin so."""
+    control = io.ControlAfterGenerate.fixed if kept and hasattr(io, "ControlAfterGenerate") else True
+    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=control, tooltip=tooltip)
 
 
 def precision_input() -> io.Combo.Input:

@@ -49,6 +49,8 @@ class Dataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder):
+        if folder is None:  # linked: what the other node gives is compared
+            return None
         place = comfyui.input_folder(folder)
         return comfyui.stamp(place) if place.is_dir() else None
 
@@ -171,4 +173,6 @@ class Train(io.ComfyNode):
                 show=report.show,
             )
             trained = managed(out, "auto")
-        return io.NodeOutput(trained, {"loss": report.losses}, str(out))
+        # Plot Loss Graph cannot draw less; the rest of the graph goes on without it.
+        losses = {"loss": report.losses} if len(set(report.losses)) > 1 else comfyui.nothing()
+        return io.NodeOutput(trained, losses, str(out))

@@ -1,5 +1,7 @@
 """The command line, run as a user runs it but in this process."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,17 @@ def test_a_walk_is_frames_and_an_animation(tmp_path, monkeypatch, capsys):
 
 
 @needs_default
+def test_a_walk_may_have_more_frames_than_files_may_be_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0) + 40, before[1]))
+    try:
+        assert main(["walk", "a red heart", "--seeds", "1,2", "--frames", "60", "--out", str(tmp_path / "walk")]) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@needs_default
 def test_a_walk_along_seeds_alone_or_prompts_alone(tmp_path):
     for name, words in (("seeds", ["a dog", "--seeds", "1,2"]), ("prompts", ["a dog", "pizza"])):
         assert main(["walk", *words, "--loop", "--frames", "4", "--format", "gif", "--out", str(tmp_path / name)]) == 0
@@ -149,6 +162,14 @@ def test_a_spoilt_picture_is_restored_or_restyled(tmp_path, capsys):
     assert main([*restore, "--style", "a red apple, noto style", "--keep", "0"]) == 0
     with Image.open(tmp_path / "out" / "soft-2.png") as restyled:
         assert error(restyled) > error(spoilt)
+    square = Image.new("L", (128, 128))
+    square.paste(255, (40, 40, 80, 80))
+    Image.merge("RGB", [square] * 3).save(tmp_path / "on-black.png")
+    Image.merge("RGBA", [*[Image.new("L", (128, 128), 255)] * 3, square]).save(tmp_path / "on-nothing.png")
+    for mask in ("on-black", "on-nothing"):
+        command = ["restore", str(tmp_path / "soft.png"), "--prompt", "a red heart", "--mask", str(tmp_path / f"{mask}.png")]
+        assert main([*command, "--out", str(tmp_path / mask)]) == 0
+    assert (tmp_path / "on-black" / "soft.png").read_bytes() == (tmp_path / "on-nothing" / "soft.png").read_bytes()
     assert main([*restore[:-1], str(tmp_path / "none")]) == 1
     assert "nothing to undo" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
@@ -220,6 +241,11 @@ def test_pictures_of_any_depth_are_read(tmp_path):
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
     with pytest.raises(ValueError, match="bomb.png cannot be read"):
         read_picture(tmp_path / "bomb.png")
+    Image.effect_noise((300, 300), 99).save(tmp_path / "chunk.png")
+    first, *others = (tmp_path / "chunk.png").read_bytes().split(b"IDAT")
+    (tmp_path / "chunk.png").write_bytes(first + b"IDAT" + b"\x9cDAT".join(others))
+    with pytest.raises(ValueError, match="chunk.png is not a picture"):
+        read_picture(tmp_path / "chunk.png")
 
 
 @pytest.mark.parametrize("words", [
@@ -267,6 +293,8 @@ ERRORS = {
     "a compressed pickle": (["compress", "x.safetensors", "--out", "y.pt", "--int8"], "end in .safetensors"),
     "a latent by another name": (["edit", "1", "--prompt", "x", "--out", "x.pt"], "should end in .latent.safetensors"),
     "a slide to nowhere": (["edit", "1", "--prompt", "x", "--out", "x.latent.safetensors", "--slide", "up"], "as 1=4,3=-2.5"),
+    "a seed beyond all": (["edit", "9" * 30, "--prompt", "x", "--out", "x.latent.safetensors"], "is no number from 0"),
+    "no source": (["edit", "²", "--prompt", "x", "--out", "x.latent.safetensors"], "is no seed, and no file"),
     "no picture to restore": (["restore", "none.png", "--undo", "denoise"], "not a picture that can be read"),
     "no GAN to see with": (["train-encoder", "none.safetensors", "--data", "nowhere"], "There is no checkpoint"),
     "no packages": (["icons", "--packages", "nowhere", "--out", "there"], "npm pack"),

@@ -1,8 +1,11 @@
 """The icon data set, built from small packages made here."""
 
+import gzip
 import io
 import json
+import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -278,3 +281,88 @@ def test_broken_packages_get_one_sentence(packages, tmp_path, damage):
     with pytest.raises(ValueError, match=f"{path.name} is not .*: fetch it again") as error:
         build(packages, tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def replaced(packages, source, name, content):
+    """The package `source` with another `name`, and its path."""
+    path = packages / icons.tarball_name(source)
+    members = icons.read_members(path, lambda name: True)
+    tarball(packages, source, members | {f"package/{name}": content})
+    return path
+
+
+def test_a_code_does_not_lead_out_of_the_folder(packages, tmp_path):
+    code = "1F415/../../../../../escaped"
+    replaced(packages, icons.NAMES, "en/data.json", [*ENGLISH, entry(code, "dog")])  # of two dogs one is told by its code
+    replaced(packages, style("noto").source, "chars.json", NOTO_CODES | {code: "second-dog"})
+    replaced(packages, style("noto").source, "icons.json", iconify(NOTO | {"second-dog": RED + GREEN}))
+    assert build(packages, tmp_path / "out")["concepts"] == 4
+    assert not list(tmp_path.rglob("escaped*"))
+    assert {path.parent for path in tmp_path.rglob("*.png")} == {tmp_path / "out/images" / name for name in ("noto", "blob")}
+
+
+@pytest.mark.parametrize("key, start", [("left", "0 0 16 16"), ("top", "0 16 16"), ("width", "16 16"), ("height", "16")])
+def test_a_size_does_not_smuggle_in_a_picture(packages, key, start):
+    icon = {"body": "</g>", key: f'{start}"><image href="/etc/picture.png" width="16" height="16"/><g id="'}
+    path = replaced(packages, style("noto").source, "icons.json", {"icons": {"red-heart": icon}})
+    with pytest.raises(ValueError, match=f"{path.name} is not the expected package .*a size that is no number"):
+        icons.load_drawings(path, icons.load_concepts(packages / icons.tarball_name(icons.NAMES)), {})
+
+
+def test_a_package_is_bounded_as_a_whole(packages, monkeypatch):
+    monkeypatch.setattr(icons, "MAX_PACKAGE_BYTES", 2**20)
+    source = style("blob").source
+    path = packages / icons.tarball_name(source)
+    tarball(packages, source, {f"package/assets/{number}.webp": bytes(2**18) for number in range(3)})
+    assert len(icons.read_members(path, lambda name: True)) == 3
+    tarball(packages, source, {f"package/assets/{number}.webp": bytes(2**18) for number in range(4)})
+    with pytest.raises(ValueError, match="unpacks to more than 1,048,576 bytes"):
+        icons.read_members(path, lambda name: True)
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:  # a terabyte of which the file holds one block
+        info = tarfile.TarInfo("package/assets/0.webp")
+        info.size, info.pax_headers = 512, {"GNU.sparse.map": "0,512", "GNU.sparse.size": str(2**40)}
+        tar.addfile(info, io.BytesIO(bytes(512)))
+    assert icons.read_members(path, lambda name: True) == {}
+
+
+@pytest.mark.parametrize("damage", ["huge", "cut"])
+def test_a_picture_that_cannot_be_drawn_is_passed_over(damage):
+    png = io.BytesIO()
+    Image.new("1", (8, 8)).save(png, "PNG")
+    data = bytearray(png.getvalue())
+    if damage == "huge":
+        data[16:24] = struct.pack(">II", 40_000, 40_000)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        data[33:37] = struct.pack(">I", 1)  # of the pixels' chunk, so that the next one begins amid it
+    assert icons.render((icons.Drawing(png.getvalue()), 64)) and icons.render((icons.Drawing(bytes(data)), 64)) is None
+
+
+@pytest.mark.parametrize("source, name, content", [
+    (icons.NAMES, "en/messages.json", []), (icons.NAMES, "en/data.json", [1]), (icons.NAMES, "en/data.json", 3),
+    (icons.NAMES, "en/data.json", [entry("1F415", 3)]), (icons.NAMES, "en/data.json", [entry(3, "dog")]),
+    (icons.NAMES, "zh/data.json", {"a": "b"}), (icons.NAMES, "en/data.json", [entry("1F415", "dog", subgroup=9)]),
+    (icons.NAMES, "en/data.json", b"[" * 200_000), (style("noto").source, "chars.json", [3]),
+    (style("noto").source, "chars.json", 3), (style("noto").source, "chars.json", {"2764": ["red-heart"]}),
+    (style("noto").source, "icons.json", b"[" * 200_000), (style("noto").source, "icons.json", []),
+    (style("noto").source, "icons.json", {"icons": ["red-heart"]}), (style("noto").source, "icons.json", {}),
+    (style("noto").source, "icons.json", {"icons": {"red-heart": {}}}),
+    (style("noto").source, "icons.json", {"icons": {"red-heart": {"body": 3}}}),
+    (style("noto").source, "icons.json", {"icons": {}, "aliases": {"red-heart": {}}}),
+    (style("noto").source, "icons.json", {"icons": {"a": {"body": RED}},
+                                          "aliases": {"red-heart": {"parent": "a", "rotate": "left"}}}),
+])
+def test_json_of_other_types_gets_one_sentence(packages, tmp_path, source, name, content):
+    path = replaced(packages, source, name, content)
+    with pytest.raises(ValueError, match=f"{path.name} is not the expected package .*: fetch it again") as error:
+        build(packages, tmp_path / "out")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 250 and not (tmp_path / "out").exists()
+
+
+def test_headers_upon_headers_get_one_sentence(tmp_path):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1
+    with gzip.open(tmp_path / "a.tgz", "wb") as file:
+        file.write((header.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * 2_000)
+    with pytest.raises(ValueError, match="a.tgz is not a readable npm package"):
+        icons.read_members(tmp_path / "a.tgz", lambda name: True)

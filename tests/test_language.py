@@ -946,3 +946,72 @@ def test_nothing_in_a_pickled_clip_is_run(protocol, clip_folder, tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         LanguageModel.load(folder)
     assert not (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------------------------- what a strange GGUF file says
+
+
+@pytest.mark.parametrize("key, kind, value, words", [
+    ("llama.embedding_length", "f", 32, "whole number from 1 to 65536, but is 32.0"),
+    ("llama.block_count", "f", 3, "whole number from 1 to 512, but is 3.0"),
+    ("llama.feed_forward_length", "f", 64, "whole number from 1 to"),
+    ("llama.attention.head_count_kv", "f", 2, "whole number from 1 to 4, but is 2.0"),
+    ("llama.attention.key_length", "f", 8, "whole number from 2 to 4096, but is 8.0"),
+    ("llama.context_length", "f", 2_048, "whole number from 1 to"),
+    ("tokenizer.ggml.bos_token_id", "f", 1, "whole number from 0 to 260, but is 1.0"),
+    ("llama.attention.key_length", "I", 3, "heads have the odd size 3, .*: fetch it again"),
+])
+def test_a_number_of_another_kind_is_refused(gguf_file, tmp_path, key, kind, value, words):
+    data = bytearray(gguf_file.read_bytes())
+    at = data.index(key.encode()) + len(key)
+    data[at:at + 8] = struct.pack(f"<I{kind}", {"I": 4, "f": 6}[kind], value)
+    gguf_file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"tiny.gguf cannot be used: its .*{words}"):
+        convert_gguf(gguf_file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensors_that_share_their_bytes_are_refused(gguf_file, tmp_path):
+    data = bytearray(gguf_file.read_bytes())
+    tensors = gguf._read_header(data).tensors
+    for name, tensor in tensors.items():
+        at = data.index(struct.pack("<Q", len(name)) + name.encode()) + 8 + len(name) + 4 + 8 * len(tensor.shape) + 4
+        data[at:at + 8] = bytes(8)
+    start, longest = min(tensor.offset for tensor in tensors.values()), max(tensor.size for tensor in tensors.values())
+    gguf_file.write_bytes(data[:start + longest])
+    with pytest.raises(ValueError, match="its tensors overlap: fetch it again"):
+        convert_gguf(gguf_file, tmp_path / "out")
+
+
+@pytest.mark.parametrize("pieces, words", [
+    (["a" * length for length in range(1, 100)], "join in more ways than a model's do: fetch it again"),
+    (["a", "a" * 129], "a piece of 129 characters, more than a model has: fetch it again"),
+    (["a" * length for length in (1, 2, 3, 4, 8, 16, 32, 64, 128)], None),
+])
+def test_pieces_without_measure_are_refused(pieces, words):
+    tokens = ["<unk>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
+    types = np.array([6 if token.startswith("<0x") else 1 for token in tokens])
+    metadata = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, "tokenizer.ggml.model": "llama",
+                "tokenizer.ggml.scores": np.zeros(len(tokens), np.float32)}
+    if words:
+        with pytest.raises(ValueError, match=words):
+            gguf._tokenizer(metadata, {})
+    else:
+        merges = gguf._tokenizer(metadata, {})["tokenizer.json"]["model"]["merges"]
+        assert ("a" * 64, "a" * 64) in merges and len(merges) == 11
+
+
+def test_what_is_not_read_of_a_prompt_is_known(tiny):
+    recipe = tiny.recipe(max_tokens=4)
+    assert tiny.unread("a", recipe) == "" == tiny.unread("", recipe)
+    prompt = "a red apple and a blue house"
+    rest = tiny.unread(f"  {prompt}\n", recipe)
+    assert rest and prompt.endswith(rest)
+    read = tiny.encode([prompt, f"{prompt.removesuffix(rest)}{'x' * len(rest)}"], recipe)
+    assert torch.equal(*read.tokens[:, :3]) and read.mask.sum(1).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("use", ["unread", "expand"])
+def test_bytes_that_are_no_text_are_refused(tiny, use):
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        getattr(tiny, use)("caf\udce9")

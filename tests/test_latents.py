@@ -144,6 +144,12 @@ def test_prompts_are_travelled_from_end_to_end(gan, conditions):
     assert apart(frames[2], stops[0]) > 0.01 and apart(frames[2], stops[1]) > 0.01
 
 
+def test_a_prompt_that_is_the_next_stop_too_stands_still(gan):
+    fruit = LanguageModel.load("gemma-3-270m").encode(["a fruit"], gan.recipe)  # of which z chooses one
+    frames = gan.generate(travel(fruit.repeat(2), 5), gan.sample_z(0, 1).expand(5, -1))[0]
+    assert (frames - frames[:1]).abs().max() < 1e-4
+
+
 # ------------------------------------------------------------------------------------- averaging, picking, varying
 
 
@@ -232,6 +238,10 @@ def test_things_are_painted_in_their_order(gan, apples):
     assert (left - torch.tensor(red)).abs().max() < 30 and (right - torch.tensor(blue)).abs().max() < 30
     left, right = shown(gan, condition, paint(latent, [blue]))
     assert (left - torch.tensor(blue)).abs().max() < 30 and (right - torch.tensor(blue)).abs().max() < 30
+    left, right = shown(gan, condition, paint(paint(paint(latent, [red]), [None, None, blue]), [blue]))
+    assert (left - torch.tensor(blue)).abs().max() < 30 and (right - torch.tensor(blue)).abs().max() < 30
+    third = paint(paint(latent, [red]), [None, blue]).tints[0, 2]  # what was painted for all stays on those not named since
+    assert torch.equal(third, paint(latent, [red]).tints[0, 0])
     assert torch.equal(gan.generate(condition, paint(latent, [None, None]))[0], gan.generate(condition, latent)[0])
 
 
@@ -269,7 +279,7 @@ def test_a_latent_is_saved_whole_and_never_over_another(gan, conditions, apples,
     path = save_latent(latent, tmp_path / "apples.latent.safetensors", gan, "four apples")
     loaded, metadata = load_latent(path)
     assert metadata["note"] == "four apples" and metadata["gan"] == gan.card.name
-    assert all(torch.equal(value, loaded.to_dict()[name]) for name, value in latent.to_dict().items())
+    assert all(torch.equal(value, loaded.tensors()[name]) for name, value in latent.tensors().items())
     with pytest.raises(FileExistsError):
         save_latent(latent, path, gan)
 

@@ -37,7 +37,7 @@ CONTRACT = {
         "Conditional GAN Generator",
         (
             "gan LLMGAN_GAN, conditioning CONDITIONING, seed INT, batch_size INT, truncation FLOAT, latent LLMGAN_LATENT,"
-            " transparent BOOLEAN"
+            " transparent BOOLEAN, pair BOOLEAN"
         ),
         "IMAGE IMAGE, latent LLMGAN_LATENT",
     ),
@@ -380,7 +380,7 @@ def test_scores_follow_the_order_of_several_prompts(pack, gan, draw, encode):
         for part, prompt in ((images[:2], "a red heart"), (images[2:], "a dog"))
     ]
     assert together == pytest.approx(sorted(sum(apart, []), reverse=True), abs=1e-3)
-    with pytest.raises(ValueError, match="3 images and 2 prompts: give one prompt, or one for each image"):
+    with pytest.raises(ValueError, match="3 pictures and 2 prompts: give one prompt, one for each picture, or as many"):
         pack.run("DiscriminatorScore", gan=gan, images=images[:3], keep=8, conditioning=conditioning)
 
 
@@ -389,6 +389,70 @@ def test_a_latent_is_drawn_again(draw, encode):
     dogs, again = draw(encode("a dog"), seed=99, batch_size=9, latent=latent)
     assert (dogs - images[:2]).abs().max() <= ROUNDED
     assert torch.equal(again["z"], latent["z"][:2])
+
+
+def test_edited_latents_of_several_prompts_are_drawn_with_their_own(pack, gan, draw, encode):
+    prompts = encode(["a cat", "a house"])
+    images, latent = draw(prompts, batch_size=2)
+    style = draw(encode("a dog"), batch_size=1)[1]
+    mixed, = pack.run(
+        "MixStyles", gan=gan, content=latent, style=style, layers="middle and fine", look=False, strength=1.0
+    )
+    both = draw(prompts, latent=mixed)[0]
+    houses = pack.run("Pick", latent=mixed, places="2-3")[0]
+    assert len(both) == 4 and (both[2:] - draw(encode("a house"), latent=houses)[0]).abs().max() <= ROUNDED
+    varied, = pack.run("Vary", latent=latent, count=3, strength=0.0, seed=1)
+    again = draw(prompts, latent=varied)[0]
+    assert (again - images.repeat_interleave(3, 0)).abs().max() <= ROUNDED
+
+
+def test_latents_that_repeat_are_all_drawn(pack, draw, encode):
+    heart = encode("a red heart")
+    images, latent = draw(heart, batch_size=2)
+    picked, _ = pack.run("Pick", latent=latent, places="0, 1, 0, 1")
+    assert (draw(heart, latent=picked)[0] - images.repeat(2, 1, 1, 1)).abs().max() <= ROUNDED
+    walked, = pack.run("Interpolate", latent=picked, frames=8, method="slerp", easing="linear", loop=True)
+    assert len(draw(heart, latent=walked)[0]) == 8
+
+
+def test_a_walk_and_a_journey_are_drawn_frame_by_frame(pack, draw, encode):
+    stops = encode(["a red apple", "a yellow banana"])
+    latent = draw(encode("a red apple"), batch_size=2)[1]
+    walked, = pack.run("Interpolate", latent=latent, frames=5, method="slerp", easing="linear", loop=False)
+    travelled, = pack.run("TravelPrompts", conditioning=stops, frames=5, easing="linear", loop=False)
+    frames = draw(travelled, latent=walked, pair=True)[0]
+    last = pack.run("Pick", latent=latent, places="1")[0]
+    assert len(frames) == 5
+    assert (frames[4:] - draw(encode("a yellow banana"), latent=last)[0]).abs().max() <= ROUNDED
+    with pytest.raises(ValueError, match="2 latents and 5 prompts: to pair them"):
+        draw(travelled, latent=latent, pair=True)
+
+
+def test_pictures_of_several_prompts_are_seen_by_theirs(pack, gan, draw, encode):
+    prompts = encode(["a cat", "a house"])
+    images, _ = draw(prompts, batch_size=2)
+    latent, seen = pack.run("ImageToLatent", gan=gan, images=images, conditioning=prompts, steps=0)
+    apart = pack.run("ImageToLatent", gan=gan, images=images[2:], conditioning=encode("a house"), steps=0)[1]
+    assert (seen[2:] - apart).abs().max() <= ROUNDED
+    assert (draw(prompts, latent=latent)[0] - seen).abs().max() <= ROUNDED
+
+
+def test_nothing_to_draw_is_said(draw, encode):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw(encode("a dog"), batch_size=0)
+
+
+def test_what_is_not_read_of_a_long_prompt_stands_on_the_node(pack, encode, monkeypatch):
+    said, language = [], pack.module("nodes.language")
+    monkeypatch.setattr(language, "_note", lambda node, text: said.append(text))
+    encode("a red car")
+    long = "a red car and a blue house on a green background, highly detailed, beautiful, soft light, wide angle, an award winning masterpiece"
+    ends = "by an old master, with two bananas above a guitar", "by an old master, with a dog"
+    one, other = (encode(f"{long}, {end}")[0][0] for end in ends)
+    assert torch.equal(one, other) and said[0] == ""
+    for end, note in zip(ends, said[1:]):
+        rest = note.removeprefix("too long, not read: ")
+        assert rest != note and end.endswith(rest) and rest
 
 
 def test_lines_make_prompts_only_where_asked(pack, llm):
@@ -869,6 +933,10 @@ def test_a_data_set_says_what_it_found(pack, tmp_path):
     assert len(pictures) == 16 and report.startswith("92 pictures, 80 of them")
     with pytest.raises(ValueError, match="No folder is given"):
         pack.run("Dataset", folder=" ")
+
+
+def test_a_folder_that_is_linked_is_compared_by_its_name(pack):
+    assert pack.node("LLMGAN_Dataset").fingerprint_inputs(folder=None) is None
 
 
 def test_a_data_set_is_read_again_when_a_picture_is_added_or_renamed_anywhere_in_it(pack, tmp_path):

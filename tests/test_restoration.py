@@ -136,7 +136,7 @@ def test_stopping_keeps_what_was_found(gan, condition, pictures):
 def test_many_pictures_are_seen_in_parts(gan, condition, pictures):
     told = []
     whole, parts = (invert(gan, pictures, condition, batch_size=size) for size in (16, 3))
-    assert all(torch.allclose(x, parts.to_dict()[name], atol=1e-3) for name, x in whole.to_dict().items())
+    assert all(torch.allclose(x, parts.tensors()[name], atol=1e-3) for name, x in whole.tensors().items())
     nearer = invert(gan, pictures, condition, steps=2, progress=lambda *calls: told.append(calls[:2]), batch_size=3)
     assert error(gan.generate(condition, nearer)[0], pictures) < error(gan.generate(condition, whole)[0], pictures)
     assert told == [(0, 8), (3, 8), (6, 8), (6, 8), (7, 8), (8, 8)]

@@ -329,6 +329,13 @@ def test_the_bundled_model_reads_what_people_type():
     assert dict(zip(TYPED, zip(things, coloured))) == TYPED
 
 
+def test_a_thing_is_drawn_alone_as_in_a_batch_with_scenes():
+    gan = load_gan(DEFAULT_GAN)
+    condition, z = LanguageModel.load("gemma-3-270m").encode(["猫", "a dog and a house"], gan.recipe), gan.sample_z(5, 1)
+    alone, both = gan.generate(condition[[0]], z)[0], gan.generate(condition, z.repeat(2, 1))[0]
+    assert (alone - both[:1]).abs().max() < 1.5 / 255
+
+
 def test_the_bundled_model_finds_the_things_that_people_name():
     """In prompts written by hand (typed.json): a thing is found if the memory gives it of all words most of that one, and a third."""
     typed = json.loads((Path(__file__).parent / "typed.json").read_text("utf-8"))

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import sys
 import time
+from io import BytesIO
 from pathlib import Path
 
 from .shared import count, find_device, open_gan, own_device, progress_bar, read_lines, stage
@@ -34,6 +36,9 @@ def generate(options: argparse.Namespace) -> None:
     enlarger = _enlarger_for(options.enlarge, gan.resolution, device)
     with stage("load the language model"):
         model = LanguageModel.load(options.llm or gan.recipe.model, device=device, write=options.expand)
+    for number, prompt in enumerate(prompts):
+        if rest := model.unread(prompt, gan.recipe):
+            print(f"prompt {number} has more than {gan.recipe.max_tokens} tokens: not read is {rest!r:.80}", file=sys.stderr)
     texts = prompts
     if options.expand:
         with stage("write descriptions"):
@@ -161,7 +166,7 @@ def walk(options: argparse.Namespace) -> None:
             bar(rows[-1] + 1, frames)
     animation = options.out / f"walk.{options.format}"
     with Image.open(files[0]) as first:
-        others = (Image.open(file) for file in files[1:])
+        others = (Image.open(BytesIO(file.read_bytes())) for file in files[1:])  # so many files cannot be open at once
         quality = {"quality": 90} if options.format == "webp" else {}
         first.save(animation, save_all=True, append_images=others, duration=round(1000 / options.fps), loop=0, **quality)
     print(f"{count(frames, 'frame')} and {animation.name} in {options.out}{os.sep}")
@@ -206,7 +211,7 @@ def restore(options: argparse.Namespace) -> None:
     from PIL import Image
 
     from ..language.model import LanguageModel
-    from ..pictures import read_picture, save_new, to_uint8
+    from ..pictures import read_picture, save_new, size_of, to_uint8
     from ..restoration import restore, restyle
 
     if options.style is None and options.keep is not None:
@@ -216,39 +221,42 @@ def restore(options: argparse.Namespace) -> None:
     _check_folder(options.out)
     keep = 0.5 if options.keep is None else options.keep
     device = find_device(options.device)
-    pictures = [read_picture(path) for path in options.images]
-    mask = None if options.mask is None else read_picture(options.mask)[..., :3].mean(3)
+    for path in options.images:
+        size_of(path)  # refuses what is no picture before any long work
+    mask = None if options.mask is None else read_picture(options.mask)
+    mask = None if mask is None else mask[..., :3].mean(3) * mask[..., 3]
     undo = [kind.strip() for kind in options.undo.split(",") if kind.strip()]
     gan = open_gan(options, device)
     model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
     condition = model.encode([options.prompt], gan.recipe)
     style = None if options.style is None else model.encode([options.style], gan.recipe)
     with progress_bar("steps") as bar, torch.inference_mode():
-        for path, picture in zip(options.images, pictures):
+        for path in options.images:
+            picture = read_picture(path)
             if style is None:
                 result = restore(gan, picture, condition, undo, mask, options.zoom, options.steps, bar)
             else:
                 result = restyle(gan, picture, condition, style, keep=keep, steps=options.steps, progress=bar)[0]
             written = save_new(Image.fromarray(to_uint8(result)[0]), options.out / f"{path.stem}.png")
-    print(f"{written}" if len(pictures) == 1 else f"{len(pictures)} pictures in {options.out}{os.sep}")
+    print(f"{written}" if len(options.images) == 1 else f"{len(options.images)} pictures in {options.out}{os.sep}")
 
 
 def enlarge(options: argparse.Namespace) -> None:
     from PIL import Image
 
-    from ..pictures import read_picture, save_new
+    from ..pictures import read_picture, save_new, size_of
 
     _check_folder(options.out)
-    pictures = [read_picture(path) for path in options.images]
-    largest = max(side for picture in pictures for side in picture.shape[1:3])
+    largest = max(side for path in options.images for side in size_of(path))
     enlarger = _enlarger_for(options.times, largest, find_device(options.device), options.enlarger)
     with progress_bar("pictures") as bar:
-        for done, (path, picture) in enumerate(zip(options.images, pictures), 1):
+        for done, path in enumerate(options.images, 1):
+            picture = read_picture(path)
             opaque = picture[..., 3].min() == 1
             (large,) = _as_written(picture[..., :3] if opaque else picture, options.times, enlarger)
             place = save_new(Image.fromarray(large), options.out / f"{path.stem}.png")
-            bar(done, len(pictures))
-    print(f"{count(len(pictures), 'picture')} in {options.out}{os.sep}, {place.name} the last")
+            bar(done, len(options.images))
+    print(f"{count(len(options.images), 'picture')} in {options.out}{os.sep}, {place.name} the last")
 
 
 def edit(options: argparse.Namespace) -> None:
@@ -262,6 +270,7 @@ def edit(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.out} should end in {latents.LATENT_FILE}: that is the one format written.")
     if options.out.exists():
         raise FileExistsError(f"{options.out} is there already: choose another name, or move it away.")
+    seeds = {text: _seed(text) for text in [*options.sources, *([] if options.style is None else [options.style])]}
     slides, things = _slides(options.slide), latents.colours(options.paint)
     background = None if options.background is None else latents.colour_of(options.background)
     device = find_device(options.device)
@@ -270,8 +279,8 @@ def edit(options: argparse.Namespace) -> None:
     condition = LanguageModel.load(options.llm or gan.recipe.model, device=device).encode([options.prompt], gan.recipe)
 
     def source(text: str) -> Latent:
-        if text.isdigit():
-            return Latent(gan.sample_z(int(text), 1))
+        if seeds[text] is not None:
+            return Latent(gan.sample_z(seeds[text], 1))
         if text.endswith(latents.LATENT_FILE):
             found = latents.load_latent(Path(text))[0]
             gan.check_latent(found)
@@ -302,6 +311,17 @@ def edit(options: argparse.Namespace) -> None:
     sheet = options.out.with_name(options.out.name.removesuffix(latents.LATENT_FILE) + ".png")
     sheet = save_new(contact_sheet(pictures, min(len(pictures), 8)), sheet)
     print(f"{count(len(latent), 'latent')} in {options.out}, drawn on {sheet}")
+
+
+def _seed(source: str) -> int | None:
+    """What a source of latents says as a seed, None where it names a file. ValueError where it is neither."""
+    if not source.isdecimal():
+        if not Path(source).is_file():
+            raise ValueError(f"{source:.200} is no seed, and no file: give a number, a picture, or a saved latent.")
+        return None
+    if int(source) >= 2**63:
+        raise ValueError(f"{source:.40} is no number from 0 to {2**63 - 1}.")
+    return int(source)
 
 
 def _slides(text: str) -> list[tuple[int, float]]:

@@ -9,6 +9,7 @@ tarballs are those that `npm pack NAME@VERSION` writes; they are read in place a
 `out` receives `images/<style>/<slug>.png`, `metadata.jsonl` (one line a drawing), `LICENSES.txt` and `summary.json`.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -20,11 +21,13 @@ import subprocess
 import tarfile
 import tempfile
 import unicodedata
+import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, NamedTuple
+from typing import Callable, Iterable, Iterator, NamedTuple
 
 from PIL import Image, ImageOps
 
@@ -83,7 +86,7 @@ LEFT_OUT_GROUPS = {"component"}
 LEFT_OUT_SUBGROUPS = {"country-flag", "subdivision-flag", "family"}
 VAGUE = 12  # a keyword shared by more concepts than this says too little
 FILL = 0.92  # share of the canvas that a drawing takes
-MAX_MEMBER_BYTES = 512 * 2**20
+MAX_PACKAGE_BYTES = 256 * 2**20  # unpacked; the largest package has 99 MB
 
 APACHE_TEXT = Path(__file__).with_name("apache-2.0.txt")
 MIT_TEXT = """\
@@ -128,27 +131,36 @@ def locate_packages(folder: Path, sources: Iterable[str], fetch: bool = False) -
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     """Contents of the regular files of a tarball whose member names are `wanted`. Nothing is written, so a member's
-    path can do no harm; links and devices are passed over."""
+    path can do no harm; links, devices and files with holes are passed over. ValueError for one damaged or too large."""
     contents = {}
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with gzip.open(path) as file:
+            unpacked = file.read(MAX_PACKAGE_BYTES + 1)
+        if len(unpacked) > MAX_PACKAGE_BYTES:
+            raise ValueError(f"it unpacks to more than {MAX_PACKAGE_BYTES:,} bytes")
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
             for member in tar:
-                if member.isfile() and wanted(member.name):
-                    if member.size > MAX_MEMBER_BYTES:
-                        raise ValueError(f"{path.name} holds a file of {member.size:,} bytes: fetch the package again.")
+                if member.isfile() and not member.issparse() and wanted(member.name):  # a hole of any size takes no bytes
                     contents[member.name] = tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not a readable npm package ({error}): fetch it again.") from error
     return contents
+
+
+@contextmanager
+def expected(path: Path) -> Iterator[None]:
+    """Turns what the unexpected contents of a package bring about into one ValueError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not the expected package ({error!s:.100}): fetch it again.") from error
 
 
 def read_json(path: Path, *names: str) -> list:
     """The JSON members `package/<name>` of a tarball, in the order asked for."""
     contents = read_members(path, {f"package/{name}" for name in names}.__contains__)
-    try:
+    with expected(path):
         return [json.loads(contents[f"package/{name}"]) for name in names]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path.name} is not the expected package ({error}): fetch it again.") from error
 
 
 # ---------------------------------------------------------------------------------------------------- concepts
@@ -161,8 +173,9 @@ class Concept:
 
 
 def normalise_code(code: str) -> str:
-    """Lower case and without variation selectors, which sets write or leave out at will."""
-    return "-".join(part for part in code.lower().split("-") if part != "fe0f")
+    """Lower case and without variation selectors, which sets write or leave out at will; nothing but digits, for a code
+    may become part of a file's name."""
+    return "-".join(part for part in re.sub("[^0-9a-f-]", "", code.lower()).split("-") if part != "fe0f")
 
 
 def slugify(name: str) -> str:
@@ -217,17 +230,18 @@ def captions_of(entries: list[dict], keywords: int) -> dict[str, list[str]]:
 def load_concepts(path: Path) -> list[Concept]:
     """The concepts and their captions without style, from the `emojibase-data` tarball."""
     english, chinese, messages = read_json(path, "en/data.json", "zh/data.json", "en/messages.json")
-    entries = select_entries(english, messages)
-    codes = {normalise_code(entry["hexcode"]) for entry in entries}
-    en = captions_of(entries, 4)
-    zh = captions_of([entry for entry in chinese
-                      if normalise_code(entry["hexcode"]) in codes and is_chinese(entry["label"])], 2)
     concepts, slugs = [], set()
-    for entry in entries:
-        code, name = normalise_code(entry["hexcode"]), entry["label"].lower()
-        slug = slugify(name) if slugify(name) not in slugs else f"{slugify(name)}-{code}"
-        slugs.add(slug)
-        concepts.append(Concept(name, slug, code, {"en": en[code], "zh": zh.get(code, [])}))
+    with expected(path):
+        entries = select_entries(english, messages)
+        codes = {normalise_code(entry["hexcode"]) for entry in entries}
+        en = captions_of(entries, 4)
+        zh = captions_of([entry for entry in chinese
+                          if normalise_code(entry["hexcode"]) in codes and is_chinese(entry["label"])], 2)
+        for entry in entries:
+            code, name = normalise_code(entry["hexcode"]), entry["label"].lower()
+            slug = slugify(name) if slugify(name) not in slugs else f"{slugify(name)}-{code}"
+            slugs.add(slug)
+            concepts.append(Concept(name, slug, code, {"en": en[code], "zh": zh.get(code, [])}))
     return concepts
 
 
@@ -256,10 +270,12 @@ def icon_drawing(icons: dict, name: str) -> Drawing | None:
     icon = icons["icons"].get(name)
     if icon is None or re.search(r"href\s*=\s*[\"'](?!#|data:)", icon["body"]):  # a drawing may not read other files
         return None
-    left, top, width, height = (icon.get(key, icons.get(key, default)) for key, default in
-                                (("left", 0), ("top", 0), ("width", 16), ("height", 16)))
+    box = [icon.get(key, icons.get(key, default)) for key, default in
+           (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
+    if not all(isinstance(length, (int, float)) for length in box):
+        raise TypeError("icons.json has a size that is no number")
     svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-           f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>')
+           f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>')
     return Drawing(svg, rotate % 4, h_flip, v_flip)
 
 
@@ -270,14 +286,15 @@ def load_drawings(path: Path, concepts: list[Concept], icon_names: dict[str, str
         by_code = {normalise_code(Path(name).stem): Drawing(data) for name, data in webp.items()}
         return {concept.code: by_code[concept.code] for concept in concepts if concept.code in by_code}
     icons, own_names = read_json(path, "icons.json", "chars.json")
-    icon_names = icon_names | {normalise_code(code): name for code, name in dict(own_names).items()}
     drawings = {}
-    for concept in concepts:
-        joined = concept.slug.replace("-", "")  # as fxemoji writes it
-        names = filter(None, (icon_names.get(concept.code), concept.slug, joined))
-        found = next(filter(None, (icon_drawing(icons, name) for name in names)), None)
-        if found:
-            drawings[concept.code] = found
+    with expected(path):
+        icon_names = icon_names | {normalise_code(code): name for code, name in dict(own_names).items()}
+        for concept in concepts:
+            joined = concept.slug.replace("-", "")  # as fxemoji writes it
+            names = filter(None, (icon_names.get(concept.code), concept.slug, joined))
+            found = next(filter(None, (icon_drawing(icons, name) for name in names)), None)
+            if found:
+                drawings[concept.code] = found
     return drawings
 
 
@@ -290,7 +307,7 @@ def rasterise(drawing: Drawing, size: int) -> Image.Image:
         data = svg_to_bytes(svg_string=drawing.source, width=side, height=side, skip_system_fonts=True)
     else:
         data = drawing.source
-    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    image = Image.open(io.BytesIO(data), formats=("PNG", "WEBP")).convert("RGBA")
     if drawing.rotate:
         image = image.rotate(-90 * drawing.rotate, expand=True)
     image = ImageOps.mirror(image) if drawing.h_flip else image
@@ -312,7 +329,7 @@ def render(job: tuple[Drawing, int]) -> tuple[str, bytes] | None:
     """Digest of the pixels and the PNG of one drawing, or None if it cannot be drawn (the work of one process)."""
     try:
         image = rasterise(*job)
-    except (ValueError, OSError):
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):  # a PNG may be a SyntaxError to Pillow
         return None
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -407,7 +424,8 @@ def build(folder: Path, out: Path, *, size: int = 128, sets: Iterable[str] = ("m
     for style in styles:
         if "@iconify-json" in style.package:
             (table,) = read_json(packages[style.source], "chars.json")
-            icon_names = {normalise_code(code): name for code, name in dict(table).items()} | icon_names
+            with expected(packages[style.source]):
+                icon_names = {normalise_code(code): name for code, name in dict(table).items()} | icon_names
     for style in styles:
         for code, drawing in load_drawings(packages[style.source], concepts, icon_names).items():
             if not ("fluent" in style.package and by_code[code].name in FLUENT_TRADEMARKS):

@@ -34,6 +34,7 @@ RECORD = "conversion.json"
 
 _CHUNK = 4 * 2**20  # numbers dequantised at a time
 _MAX_LAYERS, _MAX_WIDTH, _MAX_VOCABULARY, _MAX_TENSORS = 512, 65_536, 2**21, 16_384
+_MAX_PIECE, _MAX_MERGES = 128, 4  # characters of a piece, and merges for each token; Gemma's are at most 16, and 2
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -148,9 +149,11 @@ class _Header:
     tensors: dict[str, _Tensor]
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> Any:
+        """The entry `key`, a whole number where `low` is one; ValueError where it is none from `low` to `high`."""
         value = self.metadata.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ValueError(f"its entry {key} should be a number from {low:g} to {high:g}, but is {value!r:.60}.")
+        kinds, words = ((int, float), "number") if isinstance(low, float) else (int, "whole number")
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            raise ValueError(f"its entry {key} should be a {words} from {low:g} to {high:g}, but is {value!r:.60}.")
         return value
 
 
@@ -231,6 +234,8 @@ def _read_header(data: mmap.mmap) -> _Header:
         tensors[name] = _Tensor(shape, kind, start + offset, math.prod(shape) // block * size)
         if start + offset + tensors[name].size > len(data):
             raise ValueError("it was cut short: fetch it again.")
+    if sum(tensor.size for tensor in tensors.values()) > len(data):
+        raise ValueError("its tensors overlap: fetch it again.")
     return _Header(metadata, tensors)
 
 
@@ -322,9 +327,9 @@ def _common_config(header: _Header, architecture: str) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": number("attention.head_count_kv", 1, heads, heads),
         "head_dim": number("attention.key_length", 2, 4_096, width // heads),
-        "rms_norm_eps": float(f"{number('attention.layer_norm_rms_epsilon', 0, 1):.6g}"),  # stored as float32
+        "rms_norm_eps": float(f"{number('attention.layer_norm_rms_epsilon', 0.0, 1):.6g}"),  # stored as float32
         "max_position_embeddings": number("context_length", 1, 2**24),
-        "rope_theta": float(number("rope.freq_base", 1, 1e12, 10_000.0)),
+        "rope_theta": float(number("rope.freq_base", 1.0, 1e12, 10_000.0)),
         "attention_bias": False,
         "use_cache": True,
     }
@@ -332,8 +337,8 @@ def _common_config(header: _Header, architecture: str) -> dict[str, Any]:
         if (token := header.metadata.get(f"tokenizer.ggml.{key}_token_id")) is not None:
             header.number(f"tokenizer.ggml.{key}_token_id", 0, len(tokens) - 1)
             config["pad_token_id" if key == "padding" else f"{key}_token_id"] = token
-    if any(not isinstance(config[key], int) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads")):
-        raise ValueError("its architecture is described by fractions.")
+    if config["head_dim"] % 2:
+        raise ValueError(f"its heads have the odd size {config['head_dim']}, and they rotate in pairs: fetch it again.")
     return config
 
 
@@ -353,7 +358,7 @@ def _gemma_config(header: _Header) -> dict[str, Any]:
         if config["num_hidden_layers"] == 62 else config["head_dim"],
         "attn_logit_softcapping": None, "final_logit_softcapping": None,
     }
-    factor = header.number("gemma3.rope.scaling.factor", 0, 1e6, 1.0)
+    factor = header.number("gemma3.rope.scaling.factor", 0.0, 1e6, 1.0)
     if factor > 1:
         config["rope_scaling"] = {"rope_type": "linear", "factor": float(factor)}
     return config
@@ -475,15 +480,22 @@ def _prefix(metadata: dict[str, Any]) -> str:
 
 
 def _sentencepiece(metadata: dict[str, Any], tokens: list[str], types: np.ndarray) -> dict[str, Any]:
-    """SentencePiece BPE: pieces joined by falling score, unknown characters as bytes."""
+    """SentencePiece BPE: pieces joined by falling score, unknown characters as bytes.
+
+    Raises ValueError for pieces too long, or joining in too many ways, for any model.
+    """
     vocabulary = {token: i for i, token in enumerate(tokens)}
     order = _order(metadata, tokens, types)
     pieces = {tokens[i] for i in order}
+    if (longest := max(map(len, pieces), default=0)) > _MAX_PIECE:
+        raise ValueError(f"its vocabulary holds a piece of {longest} characters, more than a model has: fetch it again.")
     merges = []
     for piece in (tokens[i] for i in order):
         splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
         merges += sorted((pair for pair in splits if pair[0] in pieces and pair[1] in pieces),
                          key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        if len(merges) > _MAX_MERGES * len(tokens):
+            raise ValueError("its vocabulary's pieces join in more ways than a model's do: fetch it again.")
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     decoders = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
                 {"type": "Fuse"}]

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import warnings
+from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Sequence
@@ -159,10 +160,6 @@ class LanguageModel(nn.Module):
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError("The prompts must be a list of texts.")
-        try:
-            "".join(prompts).encode()
-        except UnicodeEncodeError:
-            raise ValueError("A prompt holds bytes that are no text in UTF-8: write it anew.") from None
         if not prompts:
             raise ValueError("There is no prompt to encode: give at least one, which may be empty.")
         recipe = self._own(recipe)
@@ -192,6 +189,14 @@ class LanguageModel(nn.Module):
             condition.mask[i, :len(own)] = True
             condition.pooled[i] = pooled
         return condition
+
+    def unread(self, prompt: str, recipe: Recipe | None = None) -> str:
+        """The end of the prompt that `encode` leaves out, since it has more than recipe.max_tokens tokens; "" where it has not."""
+        recipe, text = self._own(recipe), " ".join(prompt.split())
+        more = replace(recipe, max_tokens=recipe.max_tokens + 1)
+        if len(self._prompt_tokens(text, more)) <= recipe.max_tokens:
+            return ""
+        return text[bisect_left(range(len(text)), more.max_tokens, key=lambda i: len(self._prompt_tokens(text[:i + 1], more))):]
 
     def expand(self, prompt: str, *, instruction: str | None = None, seed: int = 0, temperature: float = 0.3,
                max_tokens: int = 48, on_token: Callable[[str], None] | None = None) -> str:
@@ -235,6 +240,10 @@ class LanguageModel(nn.Module):
         return [token for token in self._tokens(text) if token not in self._special][:recipe.max_tokens]
 
     def _tokens(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("A prompt holds bytes that are no text in UTF-8: write it anew.") from None
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
     def _read(self, prompts: list[list[int]], recipe: Recipe) -> list[tuple[Tensor, Tensor]]:
