@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -63,6 +64,7 @@ ON_PIXELS = (
 )
 PUBLISHED = "published"  # of a published GAN, the key of its architecture's name
 SCALE = ".scale"  # added to the name of an int8 tensor, names that of its scales
+NUMBERS = ("F64", "F32", "F16", "BF16", "I8")  # of which tensors are made, as safetensors calls them
 SHORTEST_ROW = 16  # numbers: of a shorter row the scale would cost what int8 saves
 BOUNDS = {
     "channels": (4, 4096),
@@ -285,12 +287,19 @@ def fill(network: nn.Module, path: Path, device: torch.device | str, convert: Ca
             raise ValueError(f"{path.name}: its tensors do not fit its config ({what}).")
         for name, like in expected.items():
             _check_shape(file, name, list(like.shape), path)
+            if (kind := file.get_slice(name).get_dtype()) not in NUMBERS:
+                raise ValueError(f"{path.name}: {name} holds {kind} numbers, of which no GAN is made: fetch the file again.")
             tensor = file.get_tensor(name)
             tensors[name] = convert(name, _whole(file, name, tensor, path) if name in small else tensor)
-            # A NaN is its tensor's least and greatest number; to find both takes a thirtieth of asking every number.
-            if not all(map(torch.isfinite, torch.aminmax(tensors[name]))):
+            if not is_finite(tensors[name]):
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
     network.load_state_dict(tensors, assign=True)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all its numbers are."""
+    # A NaN is its tensor's least and greatest number; to find both takes a thirtieth of asking every number.
+    return not tensor.numel() or all(map(torch.isfinite, torch.aminmax(tensor)))
 
 
 def _whole(file, name: str, weight: Tensor, path: Path) -> Tensor:
@@ -352,6 +361,7 @@ def preview(metadata: dict[str, str]) -> bytes | None:
 def json_object(text: str | None, key: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text or "")
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can name halves of characters, which no one can print
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
@@ -398,10 +408,15 @@ def _check_discriminator(config: DiscriminatorConfig, generator: GeneratorConfig
         raise ValueError(f"{path.name}: its discriminator does not fit its generator.")
 
 
+def _is_figure(value: Any) -> bool:
+    """Whether it is a number that can be shown; JSON's may be longer than any float."""
+    return isinstance(value, float) or isinstance(value, int) and abs(value) <= sys.float_info.max
+
+
 def read_card(metadata: dict[str, str], path: Path) -> Card:
     values = json_object(metadata.get("card", "{}"), "card", path)
     known = {f.name: type(getattr(Card(), f.name)) for f in fields(Card)}
     card = Card(**{k: v for k, v in values.items() if k in known and isinstance(v, known[k])})
     card.licenses, card.prompts = ([text for text in texts if isinstance(text, str)] for texts in (card.licenses, card.prompts))
-    card.metrics = {name: value for name, value in card.metrics.items() if isinstance(value, (int, float))}
+    card.metrics = {name: value for name, value in card.metrics.items() if _is_figure(value)}
     return card

@@ -208,10 +208,6 @@ class ConditionCache:
         while self.bytes > self.max_bytes:
             self.bytes -= _size(self._entries.popitem(last=False)[1])
 
-    def clear(self) -> None:
-        self._entries.clear()
-        self.bytes = 0
-
 
 def _size(entry: tuple[Tensor, Tensor]) -> int:
     return sum(x.numel() * x.element_size() for x in entry)

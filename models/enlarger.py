@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .checkpoint import file_metadata, fill, json_object, read_card, unfilled
 from .gan import CACHED, Card
-from .generator import enlarge as bilinear
+from .generator import bilinear
 from .linear import without_tf32
 from .pictures import from_network, on_white, to_network
 from .tensors import save_tensors

@@ -321,13 +321,13 @@ class GAN(AnyGAN):
             self._known = state, tuple(x.clone() for x in told), text
         return text
 
-    def _paint(self, z, psi, tokens, mask, vector, concepts, looks, choice, *rest, transparent: bool) -> tuple[Tensor, ...]:
+    def _render(self, z, psi, tokens, mask, vector, concepts, looks, choice, *rest, transparent: bool) -> tuple[Tensor, ...]:
         """Images [B,R,R,3 or 4] in 0..1, and of the first thing the styles and the looks, fp32."""
         *layout, style_shift, sketch_shift = rest
         text = Text(tokens, mask, vector, concepts, looks, Layout(*layout), choice)
         code = self.generator.code(z, text, psi).shifted(style_shift, sketch_shift)
         if transparent:
-            rgb, opacity = self.generator.paint(code, text)
+            rgb, opacity = self.generator.render(code, text)
             images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
         else:
             images = from_network(self.generator.synthesize(code, text))
@@ -375,7 +375,7 @@ class GAN(AnyGAN):
                 text = text.painted(source["tints"])
             choice = None if part.choice is None else part.choice.to(self.device)
             shifts = source.get("style_shift"), source.get("sketch_shift")
-            return self._run(self._paint, source["z"], psi, *text[:5], choice, *text.layout, *shifts, transparent=transparent)
+            return self._run(self._render, source["z"], psi, *text[:5], choice, *text.layout, *shifts, transparent=transparent)
 
         size = self.rows_at_once(batch_size, drawing=True)
         images, styles, looks = in_parts(draw, len(latent), size, progress, self.recordings.forget)

@@ -43,7 +43,7 @@ class GeneratorConfig:
     text_dim: int = 256  # width of t and of the refined tokens
     token_dim: int = 640  # width of the condition's tokens
     pooled_dim: int = 256  # width of the normalised pooled vector
-    memory: int = 512  # hidden units between the pooled vector and t
+    memory: int = 512  # hidden units between the pooled vector and t, which remember much; not the memory of concepts
     attention: tuple[int, ...] = (8, 16)  # resolutions that attend to the tokens
     heads: int = 4
     concepts: int = 0  # that the concept memory holds, 0: no such memory,
@@ -124,7 +124,7 @@ def normalize_second_moment(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-8).to(x.dtype)
 
 
-def enlarge(planes: Tensor, factor: int) -> Tensor:
+def bilinear(planes: Tensor, factor: int) -> Tensor:
     """planes [B,C,H,W] -> [B,C,factor·H,factor·W], bilinear."""
     if factor == 2 or planes.device.type != "cpu" or torch.is_grad_enabled():
         return F.interpolate(planes, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -151,9 +151,9 @@ class TextEncoder(nn.Module):
     """(tokens [B,T,token_dim], pooled [B,M,pooled_dim], mask [B,M+T]) -> (refined tokens [B,M+T,D], t [B,M,D]).
 
     One bidirectional transformer layer repairs what the causal mask of the language model hid from early tokens. The pooled
-    vectors go in front as tokens of their own, so that an empty prompt still leaves something to attend to. `memory` is wide,
-    for there are more concepts than dimensions in the pooled vector: what is linear in it cannot learn one without unlearning
-    others.
+    vectors go in front as tokens of their own, so that an empty prompt still leaves something to attend to. Its own memory, an
+    MLP, is wide, for there are more concepts than dimensions in the pooled vector: what is linear in it cannot learn one without
+    unlearning others.
     """
 
     def __init__(self, config: GeneratorConfig):
@@ -453,7 +453,7 @@ class Generator(nn.Module):
         w = torch.cat([w.expand(-1, vector.shape[1], -1), vector], 2)
         return Code(w[:, :, None].expand(-1, -1, self.num_styles, -1), sketch, logits)
 
-    def paint(self, code: Code, text: Text) -> tuple[Tensor, Tensor | None]:
+    def render(self, code: Code, text: Text) -> tuple[Tensor, Tensor | None]:
         """Of each code the picture [B,3,R,R] and its opacity [B,1,R,R], 0..1 (None from a generator that has none), fp32; each
         thing in the colour that it is given."""
         ws, layout = code.styles, text.layout
@@ -466,7 +466,7 @@ class Generator(nn.Module):
             planes = scale.to_rgb(x, self.to_opacity) if last and self.config.things else scale.to_rgb(x)
             share, opacity = planes[:, :3], planes[:, 3:]
             if rgb is not None:
-                share = share + enlarge(rgb, share.shape[2] // rgb.shape[2])
+                share = share + bilinear(rgb, share.shape[2] // rgb.shape[2])
             rgb = share
         if not self.config.things:
             return rgb, None
@@ -477,7 +477,7 @@ class Generator(nn.Module):
 
     def synthesize(self, code: Code, text: Text) -> Tensor:
         """The picture of each code on its background [B,3,R,R], fp32."""
-        rgb, opacity = self.paint(code, text)
+        rgb, opacity = self.render(code, text)
         if opacity is None:
             return rgb
         return torch.lerp(text.layout.background.float()[:, :, None, None], rgb, opacity)

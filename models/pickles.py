@@ -6,6 +6,7 @@ The source code that NVIDIA's pickles carry (`torch_utils.persistence`) is so ne
 """
 
 import io
+import math
 import mmap
 import pickle
 import re
@@ -38,12 +39,9 @@ class Thing:
             self.state = state
 
     def append(self, item: Any) -> None:
-        """Things may have been lists or dictionaries, of which nothing is needed."""
+        """Things may have been lists, of which nothing is needed."""
 
     def extend(self, items: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
 
@@ -63,8 +61,12 @@ def read_pickle(path: Path) -> Any:
         raise ValueError(f"{path.name} asks for more memory than there is: it is damaged, or not what it says.") from None
     # A damaged pickle fails in whatever way its bytes happen to say.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"{path.name} cannot be read as a pickle of networks ({reason}).") from None
+        raise ValueError(f"{path.name} cannot be read as a pickle of networks ({reason(error)}).") from None
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _from_archive(file: BinaryIO) -> Any:
@@ -108,18 +110,24 @@ def _from_old_file(file: BinaryIO) -> Any:
 
     found = _Reader(file, numbers).load()
     for key in _Reader(file).load():
+        if not isinstance(key, str):
+            raise pickle.UnpicklingError("it names its numbers by none")
         room = rooms[key]
         if int.from_bytes(file.read(8), "little") != len(room) or file.readinto(room.view(torch.uint8).numpy()) != room.nbytes:
             raise pickle.UnpicklingError("it was cut short")
     return found
 
 
-class _Reader(pickle.Unpickler):
-    """Reads one pickle; `numbers` gives those of a tensor that lie outside of it, by their key, kind and count."""
+class _Reader(pickle._Unpickler):
+    """Reads one pickle; `numbers` gives those of a tensor that lie outside of it, by their key, kind and count.
+
+    It is Python's own reader and not the one in C, which takes as much memory as a pickle says. What a pickle may change is
+    written below: dictionaries, and what restores itself.
+    """
 
     def __init__(self, file: BinaryIO, numbers: Callable[[str, torch.dtype, int], Tensor] | None = None):
         super().__init__(file)
-        self.numbers, self.known = numbers, {}
+        self.numbers, self.known, self.copies = numbers, {}, {}
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")  # numpy 2 moved it
@@ -127,7 +135,8 @@ class _Reader(pickle.Unpickler):
             return _KNOWN[module, name]
         if name == "EasyDict":  # dnnlib's dictionary, wherever it lay
             return dict
-        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+        # Not by getattr, which has torch import what it names.
+        if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
             return found
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
@@ -137,9 +146,77 @@ class _Reader(pickle.Unpickler):
         if self.numbers is None or key[0] != "storage" or not isinstance(key[1], torch.dtype):
             raise pickle.UnpicklingError("it refers to data outside of the file")
         _, kind, name, _, count, *_ = key
+        if not isinstance(name, str) or not isinstance(count, int):
+            raise pickle.UnpicklingError("it names its numbers by none")
         if name not in self.known:
             self.known[name] = self.numbers(name, kind, count)
         return self.known[name]
+
+    def load_reduce(self) -> None:
+        given, call = self.stack.pop(), self.stack.pop()
+        self._instantiate(call, given)
+
+    def _instantiate(self, call: Any, given: Any) -> None:
+        """What a call gives; old opcodes come here too."""
+        if call in (dict, OrderedDict) and given:
+            raise pickle.UnpicklingError("it copies its dictionaries")
+        if call not in (_storage, _encode):
+            self.append(call(*given))
+            return
+        # A few bytes can name the same data again: it is copied once.
+        if id(given[0]) not in self.copies:
+            self.copies[id(given[0])] = given[0], call(*given)
+        self.append(self.copies[id(given[0])][1])
+
+    def load_build(self) -> None:
+        state, whole = self.stack.pop(), self.stack[-1]
+        if isinstance(whole, (Thing, _Kind)):
+            whole.__setstate__(state)
+        elif not isinstance(whole, dict):  # of whose attributes nothing is needed
+            raise pickle.UnpicklingError("it changes what it may not")
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key, value])
+
+    def load_setitems(self) -> None:
+        self._fill(self.pop_mark())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._fill(items)
+
+    def _fill(self, items: list) -> None:
+        """Keys and values, in turn, into the dictionary that is read."""
+        whole, keys = self.stack[-1], items[::2]
+        # A hash goes into tuples however deep they are, and as often as one holds another.
+        if not isinstance(whole, (dict, Thing)) or any(isinstance(key, tuple) for key in keys):
+            raise pickle.UnpicklingError("it has odd keys")
+        if isinstance(whole, dict):
+            whole.update(zip(keys, items[1::2]))
+
+    def load_empty_set(self) -> None:
+        """Of sets nothing is needed."""
+        self.append(_class("set")())
+
+    def load_frozenset(self) -> None:
+        self.pop_mark()
+        self.load_empty_set()
+
+    def load_additems(self) -> None:
+        self.pop_mark()
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.REDUCE[0]: load_reduce,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.EMPTY_SET[0]: load_empty_set,
+        pickle.FROZENSET[0]: load_frozenset,
+        pickle.ADDITEMS[0]: load_additems,
+    }
 
 
 def _class(name: str) -> type[Thing]:
@@ -148,9 +225,9 @@ def _class(name: str) -> type[Thing]:
 
 def _persistent(meta: dict) -> Thing:
     """What NVIDIA's `persistent_class` wrote: {class_name, state, module_src, …}."""
-    if not isinstance(meta, dict):
+    if not isinstance(meta, dict) or not isinstance(name := meta.get("class_name"), str):
         raise pickle.UnpicklingError("it describes an object by none")
-    thing = _class(str(meta.get("class_name")))()
+    thing = _class(name)()
     thing.__setstate__(meta.get("state"))
     return thing
 
@@ -163,12 +240,14 @@ def _storage(data: bytes) -> Tensor:
 
 
 def _tensor(numbers: Tensor, offset: int, size: tuple, stride: tuple, *others: Any) -> Tensor:
+    if not all(type(number) is int for number in (offset, *size, *stride)) or math.prod(size) > numbers.numel():
+        raise pickle.UnpicklingError("it holds tensors that are larger than their numbers")
     # as_strided refuses what lies beyond the data, where set_ would take memory.
     return numbers.as_strided(size, stride, numbers.storage_offset() + offset)
 
 
-def _parameter(tensor: Tensor, *others: Any) -> Tensor:
-    return tensor
+def _given(first: Any, *others: Any) -> Any:
+    return first
 
 
 class _Kind:
@@ -181,15 +260,15 @@ class _Kind:
 
     def __setstate__(self, state: tuple) -> None:
         if state[1] in ("<", ">"):
-            self.code = state[1] + self.code
+            self.code = state[1] + self.code[-2:]
 
 
 class _Array(Thing):
-    """A numpy array: `numbers`, as lists in one another."""
+    """A numpy array: `numbers`, as they lie in the file."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, columns_first, data = state
-        self.numbers = np.frombuffer(data, kind.code).reshape(shape, order="F" if columns_first else "C").tolist()
+        self.numbers = np.frombuffer(data, kind.code).reshape(shape, order="F" if columns_first else "C")
 
     def __getitem__(self, index: int) -> Any:
         return self.numbers[index]
@@ -224,10 +303,9 @@ _STORAGES = {
 _KNOWN = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "dict"): dict,
-    ("builtins", "set"): set,
-    ("torch", "Size"): torch.Size,
+    ("torch", "Size"): _given,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter"): _given,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
     ("numpy", "dtype"): _Kind,

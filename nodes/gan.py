@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 

@@ -1,10 +1,12 @@
 """The node that brings published GANs into the graph."""
 
+from pathlib import Path
+
 import torch
 from comfy_api.latest import io
 
 from ..models.checkpoint import load_card
-from ..models.published.convert import CLIP, READ, convert
+from ..models.published.convert import CLIP, READ, class_names, convert
 from . import comfyui
 from .gan import describe, shared
 from .language import language_models
@@ -12,6 +14,15 @@ from .schema import CATEGORY, GAN, declare
 
 _SUFFIXES = (".pkl", ".pt", ".pth", ".bin")
 _NONE = f"no {', '.join(_SUFFIXES)} in ComfyUI/models/gan"
+
+
+def _source(file: str) -> Path | None:
+    return comfyui.files_beside_models("gan", _SUFFIXES).get(file)
+
+
+def _place(source: Path) -> Path:
+    """Where it is written to. BigGANs are all called pytorch_model.bin, each in a folder of its own."""
+    return source.with_name(f"{source.parent.name if source.suffix == '.bin' else source.stem}.safetensors")
 
 
 class ConvertGAN(io.ComfyNode):
@@ -56,15 +67,18 @@ class ConvertGAN(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, file, classes, half):
+        source = _source(file)
+        return None if source is None else [comfyui.stamp(path) for path in (source, _place(source)) if path.exists()]
+
+    @classmethod
     def execute(cls, file, classes, half) -> io.NodeOutput:
-        source = comfyui.files_beside_models("gan", _SUFFIXES).get(file)
+        source = _source(file)
         if source is None:
             raise FileNotFoundError(
                 f"There is no {file} in ComfyUI/models/gan: put a .pkl or .pt of StyleGAN, BigGAN's .bin or a .pth of GALIP there."
             )
-        # BigGANs are all called pytorch_model.bin, each in a folder of its own.
-        name = source.parent.name if source.suffix == ".bin" else source.stem
-        out = source.with_name(f"{name}.safetensors")
+        out = _place(source)
         if out.exists() and source.name not in load_card(out)[0].data:
             raise FileExistsError(f"{out} is another GAN: give {file} another name, or move one of them away.")
         if not out.exists():
@@ -72,7 +86,9 @@ class ConvertGAN(io.ComfyNode):
             dtype = torch.float16 if half else torch.float32
             with torch.inference_mode(False):
                 convert(source, out, classes.splitlines(), models=models, dtype=dtype, progress=comfyui.progress(1))
-        loaded = shared(out, "auto")
+        loaded, names = shared(out, "auto"), class_names(classes.splitlines())
+        if names and (loaded.network.classes is None or loaded.network.classes.names != names):
+            raise ValueError(f"{out} was converted with other class names: delete it to convert {file} anew.")
         info = f"{describe(loaded.network)}\nin {out}"
         comfyui.show_text(cls, info)
         return io.NodeOutput(loaded, info)

@@ -90,7 +90,7 @@ class Train(io.ComfyNode):
                     default="quick",
                     tooltip="How often each picture is shown: " + ", ".join(
                         f"{name} {times} times, at least {least:,} in all" for name, (times, least) in PRESETS.items()
-                    ) + ".",
+                    ) + ". A run that is resumed may be made longer by it, not shorter.",
                 ),
                 io.Combo.Input(
                     "resolution",
@@ -152,7 +152,8 @@ class Train(io.ComfyNode):
         cls, dataset, name, preset, resolution, images, batch_size, seed, resume, llm, start_from=None, scenes=0
     ) -> io.NodeOutput:
         out, run = comfyui.training_paths(name)
-        settings = {"batch_size": batch_size, "seed": seed, "scenes": scenes} | ({"images": images} if images else {})
+        settings = {"batch_size": batch_size, "seed": seed}
+        settings |= {name: value for name, value in (("images", images), ("scenes", scenes)) if value}  # or the run's own
         report = comfyui.TrainingReport(cls)
         comfyui.make_room()
         # The executor runs nodes under inference mode, whose tensors cannot be trained.

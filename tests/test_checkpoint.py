@@ -42,10 +42,17 @@ def test_figures_are_noted_and_nothing_else_changes(tmp_path, dtype):
 
 
 def test_a_card_may_say_anything(saved):
-    card = {"name": 3, "metrics": {"KID": "low", "R@1": 0.5}, "prompts": ["a cat", 1, None], "licenses": [{}, "MIT"], "more": []}
+    metrics = {"KID": "low", "R@1": 0.5, "FID": 10**400, "IS": 3}
+    card = {"name": 3, "metrics": metrics, "prompts": ["a cat", 1, None], "licenses": [{}, "MIT"], "more": []}
     save_file(load_file(saved), saved, {**read_metadata(saved), "card": json.dumps(card)})
     card = load_card(saved)[0]
-    assert (card.name, card.metrics, card.prompts, card.licenses) == ("untitled", {"R@1": 0.5}, ["a cat"], ["MIT"])
+    assert (card.name, card.metrics, card.prompts, card.licenses) == ("untitled", {"R@1": 0.5, "IS": 3}, ["a cat"], ["MIT"])
+
+
+def test_a_card_that_cannot_be_printed_is_refused(saved):
+    rewritten(saved, lambda metadata: metadata.update(card=json.dumps({"name": "\ud800"})))
+    with pytest.raises(ValueError, match="card cannot be read"):
+        load_card(saved)
 
 
 def test_without_discriminator(tmp_path):
@@ -108,6 +115,10 @@ def recipe_with(**values):
     return change
 
 
+def imaginary(tensors):
+    tensors["generator.canvas.bias"] = tensors["generator.canvas.bias"].to(torch.complex64)
+
+
 def poison(tensors):
     tensors["generator.canvas.bias"][0] = float("nan")
 
@@ -141,6 +152,7 @@ BROKEN = {
     "tensor too many": (None, lambda t: t.update(evil=torch.zeros(1)), "evil is unknown"),
     "tensor of another shape": (None, lambda t: t.update({"generator.canvas.bias": torch.zeros(3)}), "has shape"),
     "not finite": (None, poison, "not finite"),
+    "imaginary numbers": (None, imaginary, "holds C64 numbers"),
 }
 
 
@@ -151,6 +163,20 @@ def test_broken_checkpoint_says_so_in_one_sentence(saved, kind):
     with pytest.raises(ValueError, match=message) as error:
         load_gan(saved)
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_numbers_that_torch_does_not_know_are_refused(saved):
+    name = "generator.canvas.bias"
+    rewritten(saved, None, lambda tensors: tensors.update({name: torch.zeros(len(tensors[name]) // 2, dtype=torch.uint8)}))
+    data = saved.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    header[name] |= {"dtype": "F4", "shape": [2 * header[name]["shape"][0]]}
+    header = json.dumps(header).encode()
+    header += b" " * (-len(header) % 8)
+    saved.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
+    with pytest.raises(ValueError, match="holds F4 numbers"):
+        load_gan(saved)
 
 
 BYTES = {

@@ -306,6 +306,11 @@ def test_cancelling_a_training_keeps_it_and_resume_goes_on(server, trained):
     server.run(graph, timeout=900)
     assert load_gan(written).card.images_seen == done + 16
 
+    # Once it is finished there are no losses to plot, and everything else is as it was.
+    server.post("free", {"unload_models": True, "free_memory": True})
+    pictures = server.images(server.run(graph, timeout=900))
+    assert pictures and all(picture.width == picture.height for picture in pictures)
+
 
 def test_a_folder_that_is_not_there_is_said_before_any_work(server, trained):
     graph = copy.deepcopy(trained[0])

@@ -190,6 +190,25 @@ def test_a_short_distillation_brings_the_student_nearer(folder, teacher, tmp_pat
     assert "as untitled draws them" in student.card.data and student.card.images_seen == 640
 
 
+def test_a_distillation_says_what_it_skips_and_trains_as_a_training_does(folder, teacher, tmp_path, monkeypatch):  # noqa: F811
+    (folder / "broken.png").write_text("junk")
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write('\n{"file_name": "broken.png", "text": "a square"}\n{"file_name": "gone.png", "text": "a square"}')
+
+    class Stop(Exception):
+        pass
+
+    def stop(student, lessons, config, *rest, **named):
+        raise Stop(config.bf16)
+
+    monkeypatch.setattr(distill, "train", stop)
+    monkeypatch.setattr(distill, "device_settings", lambda device: {"bf16": device == "cpu"})
+    with pytest.raises(Stop, match="True"):
+        distill.distill_folder(teacher, folder, tmp_path / "slim.safetensors", tmp_path / "slim")
+    told = (tmp_path / "slim" / "skipped.txt").read_text()
+    assert "broken.png: is not a picture" in told and "there is no picture gone.png" in told
+
+
 def test_a_stopped_distillation_resumes_exactly(folder, teacher, tmp_path):  # noqa: F811
     settings = {"images": 64, "warmup": 2, "adversarial_from": 0.3}
 

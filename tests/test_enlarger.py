@@ -13,7 +13,7 @@ from llm_gan.models import enlarger as module
 from llm_gan.models.checkpoint import DEFAULT_GAN
 from llm_gan.models.cli import main
 from llm_gan.models.enlarger import Enlarger, EnlargerConfig, enlarge, load_enlarger, save_enlarger
-from llm_gan.models.generator import enlarge as bilinear
+from llm_gan.models.generator import bilinear
 from llm_gan.models.pictures import on_white
 from llm_gan.models.training.enlarger import EnlargerTraining, judge, spoilt, train_enlarger
 
@@ -189,6 +189,36 @@ def test_a_run_goes_on_exactly_where_it_stopped(shapes, tmp_path):
     assert load_enlarger(out).card.images_seen == 48
     again = train_enlarger(shapes, out, run, resolution=96, resume=True)
     assert all(torch.equal(x, y) for x, y in zip(whole.state_dict().values(), again.state_dict().values()))
+
+
+def test_a_run_goes_on_at_its_own_resolution(shapes, tmp_path):
+    out, run = tmp_path / "a.enlarger.safetensors", tmp_path / "run"
+    train_enlarger(shapes, out, run, resolution=96, images=16)
+    train_enlarger(shapes, out, run, images=32, resume=True)
+    assert [path.name for path in (run / "cache").iterdir()] == ["pictures-96.bin"]
+    settings = json.loads((run / "config.json").read_text())
+    assert (settings.pop("resolution"), settings["images"]) == (96, 32)
+    (run / "config.json").write_text(json.dumps(settings))  # as of a run from before the resolution was kept
+    assert train_enlarger(shapes, out, run, images=48, resume=True).card.images_seen == 48
+    assert json.loads((run / "config.json").read_text())["resolution"] == 128
+    (run / "config.json").write_text(json.dumps(settings | {"warmup": 200}))
+    with pytest.raises(ValueError, match="another kind, with a setting warmup"):
+        train_enlarger(shapes, out, run, resume=True)
+
+
+def test_it_learns_from_a_folder_without_captions_whose_first_picture_is_broken(tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    for number in range(1, 5):
+        drawing(96, number).save(data / f"{number}.png")
+    (data / "0.png").write_text("junk")
+    trained = train_enlarger(data, tmp_path / "a.enlarger.safetensors", run, resolution=96, images=16)
+    assert trained.card.data == "3 pictures" and trained.card.metrics.keys() == {"PSNR", "PSNR of bicubic"}
+    assert "0.png: is not a picture" in (run / "skipped.txt").read_text()
+    for number in range(2, 5):
+        (data / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match="too few pictures"):
+        train_enlarger(data, tmp_path / "b.enlarger.safetensors", tmp_path / "other", resolution=96)
 
 
 def test_what_is_spoilt_is_a_little_blurred_and_noisy():

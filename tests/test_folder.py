@@ -168,7 +168,8 @@ BAD_FOLDERS = {
     "no columns": ("captions.csv", "a.png,a cat\n", "file_name and caption"),
     "no text": ("captions.csv", "", "file_name and caption"),
     "not UTF-8": ("captions.csv", "file_name,caption\na.png,p\udceache", "save it as CSV in UTF-8"),
-    "not CSV": ("captions.csv", "file_name,caption\na.png," + "x" * 200_000, "after line 1: not CSV"),
+    "an empty table": ("captions.csv", "file_name,caption\n", "no captioned pictures"),
+    "not CSV": ("captions.csv", "file_name,caption\na.png," + "x" * 200_000, "line 2: not CSV"),
 }
 
 
@@ -182,6 +183,80 @@ def test_bad_folders_say_so(tmp_path, kind):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         read_folder(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_caption_that_a_delimiter_would_cut_is_reported(tmp_path):
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "captions.csv").write_text("file_name,caption\na.png,a red, round apple\nb.png,a pear,,\n\nc.png,a fig, \n")
+    found, skipped = read_folder(tmp_path)
+    assert [example.captions for example in found] == [("a pear",)]
+    told = [reason for path, reason in skipped if path.name == "captions.csv"]
+    assert [reason.partition(":")[0] for reason in told] == ["line 2", "line 5"] and "in quotes" in told[0]
+
+
+def test_two_columns_of_one_name_are_two_captions(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "captions.csv").write_text("file_name,caption,caption\na.png,an apple,ein Apfel\n")
+    assert read_folder(tmp_path)[0][0].captions == ("an apple", "ein Apfel")
+
+
+def test_style_captions_need_captions_by_language(tmp_path):
+    picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
+    said = {"style_captions": {"en": ["{caption}, flat style"]}}
+    entries = [{"file_name": "a.png", "captions": ["apple"]} | said, {"file_name": "b.png", "captions": {"en": ["pear"]}} | said]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    (example,), skipped = read_folder(tmp_path)
+    assert example.styled == ("pear, flat style",)
+    assert reasons(skipped, tmp_path)["metadata.jsonl"] == "line 1: style_captions need captions by language"
+
+
+def test_names_that_are_no_text_are_reported(tmp_path):
+    picture(tmp_path / "pear" / "a.png")
+    try:
+        odd = picture(tmp_path / os.fsdecode(b"\xb9\xfb") / "b.png")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    found, skipped = read_folder(tmp_path)
+    assert [example.captions for example in found] == [("pear",)]
+    assert skipped == [(odd.resolve(), "the name of its folder cannot be read as UTF-8: give it another")]
+
+
+def test_captions_of_files_in_capitals(tmp_path):
+    picture(tmp_path / "a.png"), picture(tmp_path / "b.PNG", format="PNG")
+    (tmp_path / "a.TXT").write_text("apple")
+    (tmp_path / "b.txt").write_text("pear")
+    assert [example.captions for example in read_folder(tmp_path)[0]] == [("apple",), ("pear",)]
+
+
+@pytest.mark.parametrize("name, fits", [
+    ("link.png", True), ("sub/../link.png", True), ("./link.png", True),
+    ("../away/a.png", False), ("sub/../../away/a.png", False), ("{away}/a.png", False),
+])  # fmt: skip
+def test_a_link_in_the_folder_is_followed_and_a_way_out_is_not(tmp_path, name, fits):
+    away, home = picture(tmp_path / "away" / "a.png").parent, tmp_path / "home"
+    home.mkdir()
+    (home / "link.png").symlink_to(away / "a.png")
+    picture(home / "b.png")
+    entries = [{"file_name": name.format(away=away), "text": "apple"}, {"file_name": "b.png", "text": "pear"}]
+    (home / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    found, skipped = read_folder(home)
+    assert [example.path.name for example in found] == (["b.png", "link.png"] if fits else ["b.png"])
+    assert any("outside the folder" in reason for _, reason in skipped) != fits
+
+
+def test_pictures_without_captions_on_request(tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="none holds no pictures: give"):
+        read_folder(tmp_path / "none", uncaptioned=True)
+    for name in "abc":
+        picture(tmp_path / "data" / f"{name}.png")
+    assert len(read_folder(tmp_path / "data", uncaptioned=True)[0]) == 3
+    entries = [{"file_name": "b.png", "split": "test"}, {"file_name": "c.png", "text": "pear"}]
+    (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    found, skipped = read_folder(tmp_path / "data", uncaptioned=True)
+    assert [(example.captions, example.split) for example in found] == [((), "train"), ((), "test"), (("pear",), "train")]
+    assert not skipped
 
 
 # Pictures

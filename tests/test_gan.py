@@ -11,7 +11,7 @@ from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
 from llm_gan.models.gan import GAN, ConditionNorm, Latent, Scores, in_parts
-from llm_gan.models.generator import Generator, GeneratorConfig, enlarge
+from llm_gan.models.generator import Generator, GeneratorConfig, bilinear
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.memory import ConceptMemory
 
@@ -47,7 +47,7 @@ def test_enlarging_without_a_gradient_enlarges_bilinearly(size):
     planes = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     for factor in (2, 3, 4):
         with torch.no_grad():
-            ours = enlarge(planes, factor)
+            ours = bilinear(planes, factor)
         theirs = F.interpolate(planes.double(), scale_factor=factor, mode="bilinear", align_corners=False)
         assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= 1e-6
 

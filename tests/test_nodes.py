@@ -1060,6 +1060,13 @@ def test_a_published_gan_comes_into_the_graph_and_what_it_cannot_do_is_said(pack
     written = (home / "animals.safetensors").stat().st_mtime_ns
     again, listed = pack.run("Convert", **given)[0], pack.run("LoadGAN", gan="animals.safetensors", precision="fp32")[0]
     assert (home / "animals.safetensors").stat().st_mtime_ns == written
+    for others in ("dog\ncat\nvolcano\npizza\nguitar", "cat\ndog\nvolcano\npizza\nguitar\nbird"):
+        with pytest.raises(ValueError, match="other class names: delete it"):
+            pack.run("Convert", **given | {"classes": others})
+    told = pack.node("LLMGAN_Convert").fingerprint_inputs(**given)
+    (home / "animals.safetensors").rename(home / "away")
+    assert pack.node("LLMGAN_Convert").fingerprint_inputs(**given) != told
+    (home / "away").rename(home / "animals.safetensors")
 
     inputs = {"conditioning": encode(["a cat", "a pizza"]), "seed": 1, "batch_size": 2, "truncation": 0.8}
     images, drawn = pack.run("Generator", gan=gan, **inputs)

@@ -1,11 +1,15 @@
 """Published GANs: converted they draw and judge what the papers' formulas give, and no file gets anything run."""
 
+import codecs
+import io
 import json
 import os
 import pickle
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from llm_gan.models import latents
 from llm_gan.models.checkpoint import load_card, load_gan, preview, read_metadata, save_gan
 from llm_gan.models.gan import Latent
 from llm_gan.models.inversion import invert
+from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.published.biggan import within_two
 from llm_gan.models.published.checkpoint import load, save_published
 from llm_gan.models.published.convert import CAPTIONS, CLIP, convert, networks_of
@@ -313,8 +318,8 @@ torch.save(dict(z=z, images=images, scores=D(images, torch.zeros(4, 0), force_fp
 
 
 class Evil:
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
+    def __init__(self, function, *arguments, state=None):
+        self.call = (function, arguments) if state is None else (function, arguments, state)
 
     def __reduce__(self):
         return self.call
@@ -407,15 +412,99 @@ def test_numbers_of_numpy_are_read(tmp_path):
     for protocol in (2, 4, 5):
         path.write_bytes(pickle.dumps({"a": table, "b": np.asfortranarray(table), "c": np.float64(2.5), "d": np.bool_(True)}, protocol))
         found = read_pickle(path)
-        assert found["a"].numbers == found["b"].numbers == table.tolist() and (found["c"], found["d"]) == (2.5, True)
+        assert (found["a"].numbers == table).all() and (found["b"].numbers == table).all()
+        assert (found["c"], found["d"]) == (2.5, True)
+    path.write_bytes(pickle.dumps(np.empty((10**6, 0), "u1"), 5))
+    assert read_pickle(path).numbers.nbytes == 0  # and not a million lists
     path.write_bytes(pickle.dumps(np.array([{}], dtype=object)))
     with pytest.raises(ValueError, match="numbers that are none"):
         read_pickle(path)
 
 
+DEEP, WIDE = b")" + b"\x85" * 200_000, b")" + b"2\x86" * 20  # a tuple in a tuple in …, and one twice in one twice in …
+
+
+@pytest.mark.parametrize("key", [DEEP, WIDE], ids=["deep", "wide"])
+@pytest.mark.parametrize("form", [b"}%sNs.", b"}(%sNu.", b"(%sNd."], ids=["a key", "one of several", "one of old"])
+def test_a_key_takes_neither_time_nor_the_stack(key, form, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02" + form % key)
+    with pytest.raises(ValueError, match="odd keys"):
+        read_pickle(tmp_path / "x.pkl")
+
+
+SETS = {"a set": b"\x8f(%s\x90.", "a frozen one": b"(%s\x91.", "one of old": b"cbuiltins\nset\n(%s\x85tR."}
+
+
+@pytest.mark.parametrize("form", SETS.values(), ids=SETS)
+def test_what_is_in_a_set_takes_none_either(form, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + form % WIDE)
+    assert isinstance(read_pickle(tmp_path / "x.pkl"), Thing)
+
+
+def test_a_pickle_says_how_many_objects_it_remembers_and_takes_no_memory_for_it(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02\x88r" + (2**31).to_bytes(4, "little") + b".")
+    assert read_pickle(tmp_path / "x.pkl") is True
+
+
+def _tensor(size, stride=(1,), state=None) -> bytes:
+    """A tensor of four numbers that says it has others."""
+    numbers = torch.ones(4).storage()
+    state = state and (numbers, *state)
+    return pickle.dumps({"G_ema": Evil(torch._utils._rebuild_tensor_v2, numbers, 0, size, stride, False, None, state=state)})
+
+
+def _named(name) -> bytes:
+    """Numbers in an old file of torch, under this name."""
+    first = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))
+    refers = b"\x80\x02(\x8c\x07storagectorch\nFloatStorage\n%s\x8c\x03cpuK\x01tQ." % pickle.dumps(name, 2)[2:-1]
+    return first + refers + pickle.dumps([name], 2) + (1).to_bytes(8, "little") + bytes(4)
+
+
+HOSTILE_PICKLES = {
+    "a number again and again": (lambda: _tensor((30_000, 30_000), (0, 0)), "larger than their numbers"),
+    "a size of tuples": (lambda: _tensor((4, (1,))), "larger than their numbers"),
+    "a tensor set anew": (lambda: _tensor((4,), state=(0, (400_000_000,), (1,))), "changes what it may not"),
+    "the reader's own functions": (
+        lambda: b"\x80\x02ctorch._utils\n_rebuild_parameter\nN}\x8c\x0c__defaults__K\x01\x85s\x86b.", "changes what it may"),
+    "numbers set in a tensor": (lambda: _tensor((4,))[:-2] + b"K\x00K\x01ss.", "odd keys"),
+    "a copy of a dictionary": (lambda: pickle.dumps(Evil(dict, {"a": 1})), "copies its dictionaries"),
+    "a dictionary of pairs": (lambda: pickle.dumps(Evil(OrderedDict, [("a", 1)])), "copies its dictionaries"),
+    "an old copy": (lambda: b"(cbuiltins\ndict\n(I1\nI2\ndo.", "copies its dictionaries"),
+    "a class named by a list": (
+        lambda: b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n}\x8c\nclass_name]s\x85R.", "by none"),
+    "numbers named by a tuple": (lambda: _named(("a",)), "names its numbers by none"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+@pytest.mark.parametrize("kind", HOSTILE_PICKLES)
+def test_a_hostile_pickle_is_refused_in_a_sentence(kind, tmp_path):
+    make, message = HOSTILE_PICKLES[kind]
+    (tmp_path / "x.pkl").write_bytes(make())
+    with pytest.raises(ValueError, match=message) as refusal:
+        read_pickle(tmp_path / "x.pkl")
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_a_pickle_names_is_not_imported(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__getattr__", pytest.fail)  # by which torch imports some of its modules
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02ctorch\n_anything\n.")
+    assert issubclass(read_pickle(tmp_path / "x.pkl"), Thing)
+
+
+def test_what_is_named_again_is_not_copied_again(tmp_path):
+    text, saved = "four", io.BytesIO()
+    torch.save(torch.ones(4), saved, _use_new_zipfile_serialization=False)
+    numbers = saved.getvalue()
+    calls = [(codecs.encode, text, "latin1")] * 2 + [(torch.storage._load_from_bytes, numbers)] * 2
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([Evil(*call) for call in calls]))
+    first, second, third, fourth = read_pickle(tmp_path / "x.pkl")
+    assert first == b"four" and first is second and third.tolist() == [1, 1, 1, 1] and third is fourth
+
+
 def _beyond(tmp_path) -> bytes:
     """A tensor that says it is larger than its data."""
-    return pickle.dumps({"G_ema": Evil(torch._utils._rebuild_tensor_v2, torch.ones(4).storage(), 0, (2**40,), (1,), False, None)})
+    return _tensor((2**40,))
 
 
 BROKEN = {
@@ -446,6 +535,9 @@ ODD = {
     "not built as": lambda g, d: delattr(g.synthesis.b8, "conv1"),
     "do not fit together": lambda g, d: setattr(g.synthesis.b8.conv1, "bias", published.some(3)),
     "discriminator with skip connections": lambda g, d: setattr(d.b16, "architecture", "skip"),
+    # Where networks were built before they are compared with their tensors, these would take terabytes.
+    "size mismatch for mapping.layers.0.weight": lambda g, d: setattr(g, "z_dim", 2 * 10**12),
+    "numbers that do not fit together": lambda g, d: setattr(d.b4.mbstd, "num_channels", 10**12),
 }
 
 
@@ -455,6 +547,20 @@ def test_what_is_built_otherwise_is_refused_in_a_sentence(what, files):
     ODD[what](generator, judge)
     with pytest.raises(ValueError, match=what):
         networks_of(files(generator, judge))
+
+
+def test_the_layers_of_a_stylegan3_have_names(files):
+    generator, _ = published.stylegan3()
+    generator.synthesis.layer_names *= 20
+    with pytest.raises(ValueError, match="without names, or too many"):
+        networks_of(files(generator))
+
+
+def test_without_noise_there_is_none_of_a_pictures_size(files):
+    generator, _ = published.stylegan2()
+    generator.synthesis.b8.conv0.use_noise, generator.synthesis.b8.conv0.resolution = False, 10**7
+    noise = networks_of(files(generator))[0].scales[1].conv0.noise
+    assert noise.shape == (8, 8) and not noise.any()
 
 
 def test_a_discriminator_of_another_kind_is_left_out(files):
@@ -472,6 +578,28 @@ def test_a_biggan_needs_its_config(config, message, tmp_path):
         (tmp_path / "config.json").write_text(config)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         networks_of(tmp_path / "pytorch_model.bin")
+
+
+ODD_BIGGAN = {
+    "statistics that take terabytes": ({"n_stats": 3 * 10**12}, {}, "size mismatch for .*variances"),
+    "fewer statistics than none": ({"n_stats": -5}, {}, "numbers that do not fit together"),
+    "a huge picture": ({"output_dim": 65_536}, {}, "numbers that do not fit together"),
+    "no layers": ({"layers": []}, {}, "no layers"),
+    "no end of layers": ("[" * 100_000, {}, "not the config"),
+    "a number without end": ({"z_dim": float("inf")}, {}, "not the config"),
+    "a norm of another size": ({}, {"generator.gen_z.weight_u": torch.zeros(3)}, "not built as"),
+    "a number for a weight": ({}, {"embeddings.weight": 3}, "not built as"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_BIGGAN)
+def test_a_biggan_built_otherwise_is_refused_in_a_sentence(kind, tmp_path):
+    config, weights, message = ODD_BIGGAN[kind]
+    torch.save(published.biggan() | weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(published.BIGGAN | config))
+    with pytest.raises(ValueError, match=message) as refusal:
+        networks_of(tmp_path / "pytorch_model.bin")
+    assert "\n" not in str(refusal.value)
 
 
 # ------------------------------------------------------------------------------------------------ as a GAN among GANs
@@ -739,6 +867,42 @@ def test_classes_must_be_named(names, message, files, tmp_path):
         convert(source, tmp_path / "x.safetensors", names)
 
 
+def test_a_discriminator_without_statistics_comes_back(converted, files, tmp_path):
+    generator, judge = published.stylegan2()
+    del judge.b4.mbstd
+    judge.b4.conv = published.Conv2dLayer(8, 8, 3)
+    gan = PublishedGAN(*networks_of(files(generator, judge)), load(converted).recipe)
+    again = load(save_published(gan, tmp_path / "x.safetensors"))
+    images = torch.rand(2, 16, 16, 3)
+    assert torch.equal(again.score(images).realism, gan.score(images).realism)
+
+
+UNSTORABLE = {"not finite": (float("nan"), torch.float32), "without --half": (1e5, torch.float16)}
+
+
+@pytest.mark.parametrize("message", UNSTORABLE)
+def test_what_could_not_be_read_again_is_not_written(message, files, tmp_path, monkeypatch):
+    number, dtype = UNSTORABLE[message]
+    generator, judge = published.stylegan2()
+    generator.synthesis.b4.const[0, 0, 0] = number
+    monkeypatch.setattr(LanguageModel, "load", lambda *_: pytest.fail("it takes long to say so"))
+    with pytest.raises(ValueError, match=message):
+        convert(files(generator, judge), tmp_path / "x.safetensors", dtype=dtype)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_file_with_an_old_name_is_converted(tmp_path):
+    theirs = published.write(tmp_path / "x.pkl", G=None, D=None, G_ema=published.stylegan2()[0])
+    try:
+        source = theirs.rename(tmp_path / os.fsdecode(b"caf\xe9.pkl"))
+    except OSError:
+        pytest.skip("this system's names are all Unicode")
+    with pytest.raises(ValueError, match="caf\ufffd.safetensors is not Unicode"):
+        convert(source, source.with_suffix(".safetensors"))
+    convert(source, tmp_path / "x.safetensors")
+    assert load_card(tmp_path / "x.safetensors")[0].data == "converted from caf\ufffd.pkl, StyleGAN2"
+
+
 def test_nothing_is_overwritten(files, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"mine")
     with pytest.raises(FileExistsError):
@@ -777,6 +941,35 @@ def test_a_hostile_file_is_refused_in_a_sentence(kind, converted, tmp_path):
     with pytest.raises(ValueError) as refusal:
         load(tmp_path / "x.safetensors")
     assert "\n" not in str(refusal.value)
+
+
+HOSTILE_LAYERS = {
+    "a dense signal": {"up": 2000},
+    "few samples": {"down": 2000},
+    "much around it": {"before": 8000, "after": 8000},
+    "much on one side": {"before": 8000, "after": -8000},
+    "a size that does not come out": {"size": 9000},
+    "many taps": {"up_taps": 60_000},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_LAYERS)
+def test_a_small_file_does_not_ask_for_large_signals(kind, files):
+    config = networks_of(files(published.stylegan3()[0]))[0].config
+    first, layer, *others = config.layers
+    assert config.fits() and not replace(config, layers=(first, layer._replace(**HOSTILE_LAYERS[kind]), *others)).fits()
+
+
+def test_nor_for_large_pictures(files, biggan_file, galip_file):
+    assert not replace(networks_of(galip_file)[0].config, resolution=8192).fits()
+    config = networks_of(biggan_file)[0].config
+    large = replace(config, resolution=65_536, channels=(8,) * 15, up=(1,) * 14)
+    assert not large.fits() and replace(large, resolution=4096, channels=(8,) * 11, up=(1,) * 10).fits()
+    config = networks_of(files(published.stylegan3()[0]))[0].config
+    first, *others = config.layers
+    total = first.before + first.after - first.up * (9000 - config.size)  # by which the next one's size stays
+    first = first._replace(before=(total + 1) // 2, after=total // 2)
+    assert first.size_of(9000) == first.size and not replace(config, size=9000, layers=(first, *others)).fits()
 
 
 def test_a_tensor_of_another_shape_is_refused(converted, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -11,16 +12,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
+from llm_gan.models.cli.gans import _training_settings
+from llm_gan.models.cli.parser import parser
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import read_folder, read_pictures
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.encoder import Encoder, EncoderConfig
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
+from llm_gan.models.training import loop, run as run_module
 from llm_gan.models.training.augment import Augmentation
 from llm_gan.models.training.dataset import build_dataset
 from llm_gan.models.training.encoder import EncoderTraining, draw_kinds, train_encoder, train_encoder_folder
 from llm_gan.models.training.log import RunLog
+from llm_gan.models.training.loop import learn
 from llm_gan.models.training.losses import contrast, finite_difference_penalty, hinge_discriminator, relativistic
 from llm_gan.models.training.state import load_optimizer, optimizer_tensors, read_state
 from llm_gan.models.training.trainer import Trainer, TrainingConfig, train
@@ -196,6 +201,94 @@ def test_a_log_takes_on_new_columns(tmp_path):
     assert (tmp_path / "log.csv").read_text().split() == ["images,paired,overfit", "8,0.5,0.0", "16,0.25,0.1", "24,0.125,0.2"]
 
 
+TORN = {
+    "a row": "images,paired\n8,0.5\n16,0.25\n24,0.1",
+    "a row, and the next one behind it": "images,paired\n8,0.5\n24,0.16,0.25\n16,0.25\n",
+    "the header": "images,pai",
+    "all of it": "",
+}
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_log_that_a_full_disk_has_torn_is_mended(tmp_path, torn):
+    (tmp_path / "log.csv").write_text(TORN[torn])
+    log = RunLog(tmp_path, 24)
+    rows = ["8,0.5", "16,0.25"] if "row" in torn else []
+    assert (tmp_path / "log.csv").exists() == bool(rows)
+    log.add(32, {"paired": 0.125})
+    log.plot()
+    assert (tmp_path / "log.csv").read_text().split() == ["images,paired", *rows, "32,0.125"]
+
+
+def test_a_log_that_could_not_be_written_is_made_up_for(tmp_path, monkeypatch):
+    log = RunLog(tmp_path, 0)
+    log.add(8, {"paired": 0.5})
+
+    def full(path, *args, **kwargs):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(type(tmp_path), "open", full)
+        log.add(16, {"paired": 0.25})
+    log.add(24, {"paired": 0.125})
+    assert (tmp_path / "log.csv").read_text().split() == ["images,paired", "8,0.5", "16,0.25", "24,0.125"]
+
+
+def test_a_row_is_appended_without_reading_the_log(tmp_path, monkeypatch):
+    log = RunLog(tmp_path, 0)
+    log.add(8, {"paired": 0.5})
+    opened, open_file = [], type(tmp_path).open
+
+    def watched(path, mode="r", *rest, **named):
+        opened.append(mode)
+        return open_file(path, mode, *rest, **named)
+
+    monkeypatch.setattr(type(tmp_path), "open", watched)
+    log.add(16, {"paired": 0.25})
+    assert opened == ["a"]
+
+
+class Counting:
+    """Stands in for a trainer: its steps take no time."""
+
+    config, images_seen, step_number = TrainingConfig(images=8 * 4, batch_size=8), 0, 0
+
+    def step(self):
+        self.images_seen, self.step_number = self.images_seen + 8, self.step_number + 1
+        return {"paired": 0.5}
+
+
+def test_a_full_disk_costs_rows_and_not_the_run(tmp_path, monkeypatch, caplog):
+    add, calls = RunLog.add, []
+
+    def full(log, images, figures):
+        calls.append(images)
+        if len(calls) < 3:
+            raise OSError("No space left on device")
+        add(log, images, figures)
+
+    monkeypatch.setattr(loop, "LOGGED", 1)
+    monkeypatch.setattr(RunLog, "add", full)
+    learn(Counting(), RunLog(tmp_path, 0), lambda: None, 240.0, None)
+    assert calls == [8, 16, 24, 32] and caplog.text.count("No space left on device") == 2
+    assert [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().split()] == ["images", "24", "32"]
+
+
+def test_rows_of_undone_steps_leave_the_log(tmp_path, monkeypatch):
+    trainer, undone = Counting(), []
+
+    def lost(figures):
+        if trainer.images_seen == 24 and not undone:
+            undone.append(trainer.images_seen)
+            trainer.images_seen = trainer.step_number = 0
+        return trainer.images_seen == 0
+
+    monkeypatch.setattr(loop, "LOGGED", 1)
+    learn(trainer, RunLog(tmp_path, 0), lambda: None, 240.0, None, lost=lost)
+    rows = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().split()]
+    assert undone == [24] and rows == ["images", "8", "16", "24", "32"]
+
+
 def test_resume_is_bit_exact(folder, tmp_path):
     config = TrainingConfig(images=48, batch_size=8, warmup=2, adversarial_from=0.3)
     whole = Trainer(*setup(folder, tmp_path), config)
@@ -367,7 +460,7 @@ def test_an_interrupted_run_leaves_a_checkpoint(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(gan, dataset, TrainingConfig(images=80, batch_size=8), tmp_path / "run", progress=interrupt)
     assert load_gan(tmp_path / "run" / "model.safetensors").card.images_seen == 8
-    with pytest.raises(FileExistsError, match="--resume"):
+    with pytest.raises(FileExistsError, match="already holds a run: resume it, or choose another name"):
         train(gan, dataset, TrainingConfig(images=80, batch_size=8), tmp_path / "run")
 
 
@@ -420,6 +513,102 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
     (tmp_path / "d" / "config.json").unlink()
     with pytest.raises(ValueError, match="config.json in .* is missing"):
         resumed()
+
+
+@pytest.fixture
+def read(folder, tmp_path, monkeypatch):
+    """`train_folder` on the folder with a run "run", a small one whose language model is called "reader".
+
+    Returns it as a function of what differs, and the names of the language models that it loads.
+    """
+
+    class Model(Reader):
+        width = WIDTH
+
+    loaded = []
+    monkeypatch.setattr(run_module.LanguageModel, "load", lambda name, device: loaded.append(name) or Model())
+    monkeypatch.setattr(run_module.EfficientNetLite, "pretrained", lambda: run_module.EfficientNetLite())
+    monkeypatch.setattr(run_module, "fit_memory", lambda *args: None)
+
+    def trained(name="run", **given):
+        given = {"settings": {"images": 8}} | ({} if given.get("resume") else {"resolution": 16}) | given
+        return run_module.train_folder(folder, tmp_path / f"{name}.safetensors", tmp_path / name, **given)
+
+    return trained, loaded
+
+
+def test_a_run_goes_on_with_its_own_language_model(read, tmp_path, monkeypatch):
+    trained, loaded = read
+    trained()
+    trained(settings={"images": 16}, resume=True)
+    trained("other", start_from=tmp_path / "run.safetensors")
+    assert loaded == [run_module.DEFAULT_LANGUAGE_MODEL, "reader", "reader"]
+    other = Recipe("another", "1", WIDTH)
+    monkeypatch.setattr(Reader, "recipe", lambda self: other)
+    with pytest.raises(ValueError, match="reads conditions of reader, .* encoded by another: load reader"):
+        trained(settings={"images": 24}, resume=True, llm="another")
+
+
+def test_scenes_cannot_be_begun_on_the_way(read, monkeypatch):
+    trained, _ = read
+    monkeypatch.setattr(run_module, "compose", lambda examples, count: [])
+    trained(resolution=64)
+    with pytest.raises(ValueError, match="was begun without scenes"):
+        trained(settings={"images": 16, "scenes": 9}, resume=True)
+
+
+def test_tensorboard_that_is_not_there_is_said_before_any_work(read, tmp_path, monkeypatch):
+    trained, loaded = read
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
+        trained(tensorboard=True)
+    assert not loaded and not (tmp_path / "run").exists()
+
+
+def test_file_names_that_are_no_text_stop_no_training(read, folder, tmp_path):
+    trained, _ = read
+    try:
+        (folder / os.fsdecode(b"\xc6\xff.png")).write_bytes((folder / "red-light.png").read_bytes())
+        Image.new("RGB", (24, 24), "gray").save(folder / os.fsdecode(b"\xb9\xfb.png"))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"file_name": os.fsdecode(b"\xb9\xfb.png"), "text": "gray square"}))
+    trained()
+    assert "\\udcc6\\udcff.png: has no caption" in (tmp_path / "run" / "skipped.txt").read_text(encoding="utf-8")
+
+
+def test_a_card_names_the_folder_however_it_is_given(folder, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    gan = run_module.train_folder(
+        type(folder)("."), tmp_path / "a.safetensors", tmp_path / "a", resolution=16, settings={"images": 8}
+    )
+    assert gan.card.data == "5 pictures of data"
+
+
+@pytest.mark.parametrize("preset, own, given, images", [
+    (None, {}, {}, 60_000), ("quick", {}, {}, 8_000), ("quick", {}, {"images": 7}, 7),
+    (None, {"images": 100}, {}, 100), (None, {"images": 100}, {"images": 7}, 7),
+    ("quick", {"images": 100}, {}, 8_000),  # made longer,
+    ("quick", {"images": 60_000}, {}, 60_000),  # but not shorter
+    ("best", {"images": 100}, {"images": 7}, 7),
+])  # fmt: skip
+def test_a_preset_makes_a_run_that_is_resumed_longer_but_not_shorter(preset, own, given, images):
+    config = run_module.training_config(preset, 100, {"seed": 3} | own, given)
+    assert (config.images, config.seed) == (images, 3)
+
+
+def test_a_preset_reaches_a_run_that_is_resumed(read, monkeypatch):
+    trained, _ = read
+    trained()
+    seen = []
+    monkeypatch.setattr(run_module, "train", lambda gan, dataset, config, *rest: seen.append(config.images) or gan)
+    monkeypatch.setattr(run_module, "publish", lambda *args: None)
+    for preset in (None, "quick"):
+        trained(settings={}, resume=True, preset=preset)
+    assert seen == [8, 8_000]
+    with pytest.raises(ValueError, match="no preset fast"):
+        trained(settings={}, resume=True, preset="fast")
 
 
 def test_what_fails_before_the_first_state_is_what_is_said(folder, tmp_path, monkeypatch):
@@ -521,6 +710,28 @@ def test_an_encoder_needs_a_gan_that_sees(folder, tmp_path):
         train_encoder_folder(path, folder, tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match="nothing from 0 pictures"):
         train_encoder_folder(path, folder, tmp_path / "run", images=0)
+    with pytest.raises(ValueError, match="seed = .* should be from 0"):
+        train_encoder_folder(path, folder, tmp_path / "run", seed=10**23)
+
+
+def test_an_encoder_goes_on_with_no_run_of_another_kind_or_language_model(folder, tmp_path, monkeypatch):
+    path = save_gan(setup(folder, tmp_path)[0], tmp_path / "gan.safetensors")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "state.safetensors").touch()
+    (run / "config.json").write_text(json.dumps({"images": 8, "paired": 1.0}))
+    with pytest.raises(ValueError, match="another kind, with a setting paired"):
+        train_encoder_folder(path, folder, run, resume=True)
+    monkeypatch.setattr(Reader, "recipe", lambda self: Recipe("another", "1", WIDTH))
+    monkeypatch.setattr("llm_gan.models.language.model.LanguageModel.load", lambda name, device: Reader())
+    with pytest.raises(ValueError, match="reads conditions of reader, .* encoded by another: load reader"):
+        train_encoder_folder(path, folder, tmp_path / "other")
+
+
+def test_settings_are_read_as_windows_writes_them(tmp_path):
+    (tmp_path / "settings.json").write_text('{"seed": 3}', encoding="utf-8-sig")
+    options = parser().parse_args(["train", "data", "--out", "a.safetensors", "--config", str(tmp_path / "settings.json")])
+    assert _training_settings(options) == {"seed": 3} and options.preset is None
 
 
 def test_an_encoder_may_begin_with_that_of_another_gan(folder, tmp_path, monkeypatch):

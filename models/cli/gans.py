@@ -83,7 +83,7 @@ def _settings(path: Path) -> dict:
     import json
 
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}).") from None
     if not isinstance(settings, dict):

@@ -96,33 +96,40 @@ class Pictures(NamedTuple):
     opacity: Tensor
 
 
-def read_folder(folder: Path) -> tuple[list[Example], list[Skipped]]:
-    """The examples of `folder`, sorted by path, and what was skipped. No picture is opened; hidden files are passed over.
+def read_folder(folder: Path, uncaptioned: bool = False) -> tuple[list[Example], list[Skipped]]:
+    """The examples of `folder`, sorted by path, and what was skipped, unless asked for pictures without a caption among it. No
+    picture is opened; hidden files are passed over.
 
     Raises FileNotFoundError where there is no folder, and ValueError where nothing in it can be learnt from.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: give a folder of pictures with captions.")
     root = folder.resolve()
-    files = [path for path in root.rglob("*") if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    texts = {path for path in files if path.suffix == ".txt"}
-    pictures = sorted(path for path in files if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [path for path in sorted(root.rglob("*")) if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
     skipped: list[Skipped] = []
     if (metadata := root / "metadata.jsonl").is_file():
         found = _from_metadata(metadata, skipped)
     elif (table := root / "captions.csv").is_file():
         found = _from_table(table, skipped)
-    elif any(path.with_suffix(".txt") in texts for path in pictures):
-        found = _from_text_files([path for path in pictures if path.with_suffix(".txt") in texts], skipped)
+    elif captioned := {path: texts[path.with_suffix("")] for path in pictures if path.with_suffix("") in texts}:
+        found = _from_text_files(captioned, skipped)
     else:
-        found = (Example(p, (name,), concept=name) for p in pictures if p.parent != root for name in [_class_name(p.parent)])
+        found = _from_classes([path for path in pictures if path.parent != root], skipped)
     examples: dict[Path, Example] = {}
     for example in found:
-        if example.captions:
+        if example.captions or uncaptioned:
             known = examples.get(example.path)
             examples[example.path] = known.taking_captions_of(example) if known else example
     accounted = examples.keys() | {path for path, _ in skipped}
-    skipped += [Skipped(path, "has no caption") for path in pictures if path not in accounted]
+    left = [path for path in pictures if path not in accounted]
+    if uncaptioned:
+        examples |= {path: Example(path, ()) for path in left}
+    else:
+        skipped += [Skipped(path, "has no caption") for path in left]
+    if uncaptioned and not examples:
+        raise ValueError(f"{folder} holds no pictures{_summary(skipped)}: give a folder of pictures.")
     if not examples:
         raise ValueError(
             f"{folder} holds no captioned pictures{_summary(skipped)}: put a .txt file of captions beside each picture, sort "
@@ -134,10 +141,6 @@ def read_folder(folder: Path) -> tuple[list[Example], list[Skipped]]:
 def _summary(skipped: list[Skipped]) -> str:
     first = "; ".join(str(s) for s in skipped[:3])
     return f" ({len(skipped)} skipped: {first}{'; …' if len(skipped) > 3 else ''})" if skipped else ""
-
-
-def _class_name(folder: Path) -> str:
-    return folder.name.replace("_", " ").strip() or folder.name
 
 
 def _from_metadata(metadata: Path, skipped: list[Skipped]) -> Iterator[Example]:
@@ -157,21 +160,27 @@ def _from_table(table: Path, skipped: list[Skipped]) -> Iterator[Example]:
     except UnicodeDecodeError:
         raise ValueError(f"{table} is not UTF-8: save it as CSV in UTF-8.") from None
     header = text.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    columns = [name.strip().lower() for name in rows.fieldnames or []]
-    rows.fieldnames = columns
-    named = [name for name in columns if name.startswith(("caption", "text"))]
-    if "file_name" not in columns or not named:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    columns = [name.strip().lower() for name in next(rows, [])]
+    if "file_name" not in columns or not any(map(_is_caption, columns)):
         raise ValueError(f"{table} should begin with a line that names its columns, file_name and caption among them.")
     try:
-        for row in rows:
-            entry = {name: row.get(name) for name in ("file_name", "concept", "style", "split", "license")}
+        for row in filter(None, rows):
+            cells = list(zip(columns, row))  # two columns may have one name
+            captions = [cell for name, cell in cells if _is_caption(name)]
             try:
-                yield _from_entry(table.parent, {**entry, "captions": [row[name] for name in named if row[name]]})
+                if any(row[len(columns) :]):
+                    raise ValueError("more fields than columns: put captions that hold the delimiter in quotes")
+                entry = {name: cell for name, cell in cells if name in ("file_name", "concept", "style", "split", "license")}
+                yield _from_entry(table.parent, {**entry, "captions": captions})
             except (ValueError, OSError, RuntimeError) as error:
                 skipped.append(Skipped(table, f"line {rows.line_num}: {error}"))
     except csv.Error as error:
-        raise ValueError(f"{table}, after line {rows.line_num}: not CSV ({error}).") from None
+        raise ValueError(f"{table}, line {rows.line_num}: not CSV ({error}).") from None
+
+
+def _is_caption(column: str) -> bool:
+    return column.startswith(("caption", "text"))
 
 
 def _from_entry(root: Path, entry: object) -> Example:
@@ -179,15 +188,18 @@ def _from_entry(root: Path, entry: object) -> Example:
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or not entry["file_name"].strip():
         raise ValueError("not an object with file_name and captions")
     name = entry["file_name"].strip()
-    path = (root / name).resolve()
-    if root not in path.parents:
+    inside = Path(os.path.normpath(name))  # by its name: what a link in the folder leads to is its owner's choice
+    if inside.anchor or ".." in inside.parts:
         raise ValueError(f"{name} lies outside the folder")
+    path = root / inside
     if not path.is_file():
         raise ValueError(f"there is no picture {name}")
     said = entry.get("captions") or entry.get("caption") or entry.get("text") or []
     templates = entry.get("style_captions") or {}
     if not isinstance(templates, dict):
         raise ValueError("style_captions should be lists by language")
+    if templates and not isinstance(said, dict):
+        raise ValueError("style_captions need captions by language")
     if isinstance(said, dict):
         languages = {language: texts for language in said if (texts := _texts(said[language]))}
         captions = tuple(texts[0] for texts in languages.values())
@@ -214,14 +226,23 @@ def _texts(said: object) -> tuple[str, ...]:
     return tuple(text.strip() for text in texts if text.strip())
 
 
-def _from_text_files(pictures: list[Path], skipped: list[Skipped]) -> Iterator[Example]:
-    for path in pictures:
+def _from_text_files(captioned: dict[Path, Path], skipped: list[Skipped]) -> Iterator[Example]:
+    for path, text in captioned.items():
         try:
-            lines = path.with_suffix(".txt").read_text(encoding="utf-8-sig").splitlines()
+            lines = text.read_text(encoding="utf-8-sig").splitlines()
         except (ValueError, OSError) as error:
             skipped.append(Skipped(path, f"its captions cannot be read as UTF-8 ({error})"))
         else:
             yield Example(path, _texts(lines))
+
+
+def _from_classes(pictures: list[Path], skipped: list[Skipped]) -> Iterator[Example]:
+    for path in pictures:
+        name = path.parent.name.replace("_", " ").strip() or path.parent.name
+        try:
+            yield Example(path, _texts(name), concept=name)
+        except ValueError:
+            skipped.append(Skipped(path, "the name of its folder cannot be read as UTF-8: give it another"))
 
 
 def read_pictures(

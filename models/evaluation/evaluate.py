@@ -116,9 +116,9 @@ def evaluate(
     meter.reach(len(to_learn) + len(to_ask) + len(examples))
     standard = Standard(raw[train])
     real = standard(raw)
-    number = {text: i for i, text in enumerate(to_learn)}
-    own = [[number[text] for text in texts] for texts in learn]
-    true = [{number[t] for t in _all_captions(examples[i]) if t in number} for i in train]
+    taught = {text: i for i, text in enumerate(to_learn)}
+    own = [[taught[text] for text in texts] for texts in learn]
+    true = [{taught[t] for t in _all_captions(examples[i]) if t in taught} for i in train]
     judge = train_judge(real[train], learnt, own, true, seed, meter, STEPS)
 
     place = {text: i for i, text in enumerate(to_ask)}
@@ -153,9 +153,9 @@ def evaluate(
         }
     alignment = []
     means: dict[str, set[int]] = {}
-    for example, number in zip(examples, concepts.tolist()):
-        for text in _all_captions(example) if number >= 0 else ():
-            means.setdefault(text, set()).add(number)
+    for example, concept in zip(examples, concepts.tolist()):
+        for text in _all_captions(example) if concept >= 0 else ():
+            means.setdefault(text, set()).add(concept)
     for row, (_, features) in zip(rows, made):
         n = min(len(row.pairs), captions)
         alignment.append({

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .stylegan2 import LARGEST
+
 NARROWER = 4  # times: a block's inner convolutions than what goes in
 
 
@@ -28,7 +30,7 @@ class BigGANConfig:
         """Whether these are the numbers of a network."""
         whole = len(self.channels) == len(self.up) + 1 and 0 <= self.attention < len(self.up) and {*self.up} <= {0, 1}
         wide = min(self.z_dim, self.classes, self.embedding) > 0 and min(self.channels) >= 2 * NARROWER
-        return whole and wide and self.statistics > 1 and 4 << sum(self.up) == self.resolution
+        return whole and wide and self.statistics > 1 and 4 << sum(self.up) == self.resolution <= LARGEST
 
 
 class ConditionalNorm(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..checkpoint import PUBLISHED, fill, json_object, load_gan, metadata_of, read_card, read_metadata, unfilled
+from ..checkpoint import PUBLISHED, fill, is_finite, json_object, load_gan, metadata_of, read_card, read_metadata, unfilled
 from ..condition import Recipe
 from ..gan import AnyGAN
 from ..tensors import save_tensors
@@ -55,16 +55,26 @@ def architecture(gan: PublishedGAN) -> str:
 
 
 def save_published(gan: PublishedGAN, path: Path, dtype: torch.dtype = torch.float32, preview: bytes | None = None) -> Path:
-    """Write `gan` to `path`, what works on pixels as `dtype`; `preview` is a PNG. Complete or not at all."""
-    tensors = {}
-    for name, tensor in gan.state_dict().items():
-        kept = dtype if _on_pixels(name) or name.startswith(TRAINED_SO) else torch.float32
-        tensors[name] = tensor.detach().to("cpu", kept).contiguous()
+    """Write `gan` to `path`, what works on pixels as `dtype`; `preview` is a PNG. Complete or not at all. ValueError, in one
+    sentence, where `dtype` cannot hold it."""
+    tensors = {name: as_stored(name, tensor, dtype) for name, tensor in gan.state_dict().items()}
     metadata = metadata_of(gan, FORMAT, gan.discriminator is not None, preview) | {PUBLISHED: architecture(gan)}
     if gan.classes is not None:
         metadata["classes"] = json.dumps({"names": gan.classes.names}, ensure_ascii=False)
     save_tensors(tensors, path, metadata)
     return path
+
+
+def as_stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor `name` of a published GAN as a file of this `dtype` holds it. ValueError, in one sentence, where none can, so
+    that it could not be read again."""
+    kept = dtype if _on_pixels(name) or name.startswith(TRAINED_SO) else torch.float32
+    stored = tensor.detach().to("cpu", kept).contiguous()
+    if is_finite(stored):
+        return stored
+    if is_finite(tensor):
+        raise ValueError(f"{name} of this GAN holds values beyond fp16: convert it without --half (node: half off).")
+    raise ValueError(f"{name} of this GAN holds values that are not finite: fetch its file again, or take another GAN.")
 
 
 def load(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> AnyGAN:

@@ -1,5 +1,6 @@
 """From the files in which GANs were published to a `PublishedGAN`, reading data and running nothing."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,10 +13,10 @@ from ..condition import Condition
 from ..gan import Card
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
-from ..pickles import Thing, read_pickle
+from ..pickles import Thing, read_pickle, reason
 from ..pictures import contact_sheet
 from ..training.run import check_out
-from .checkpoint import architecture, save_published
+from .checkpoint import architecture, as_stored, save_published
 from .formats.biggan import biggan
 from .formats.galip import TEXTS, galip
 from .formats.nvidia import stylegan
@@ -55,13 +56,18 @@ def convert(
     prompt's class by them, or the CLIP that GALIP reads with; None takes the one of the usual name, of `models` or else of the
     catalogue.
     ValueError, FileNotFoundError or FileExistsError, in one sentence, where there is nothing that can be read, the names are
-    not those of its classes, or `out` is there already. `progress` is called for every picture that is drawn to know the
-    discriminator's usual company and for the preview, and may raise to stop.
+    not those of its classes, `dtype` cannot hold it, or `out` is there already or could not be opened by its name. `progress`
+    is called for every picture that is drawn to know the discriminator's usual company and for the preview, and may raise to stop.
     """
     check_out(out)
+    if (written := _text(str(out))) != str(out):
+        raise ValueError(f"The name {written} is not Unicode, and its file could not be read again: choose another.")
     generator, judge = networks_of(source)
-    rows = [[name.strip() for name in line.split(",") if name.strip()] for line in names if line.strip(" ,")]
+    rows = class_names(names)
     _check_names(rows, generator.config.classes, source)
+    networks = {"generator": generator} | ({"discriminator": judge} if judge is not None else {})
+    for name, tensor in nn.ModuleDict(networks).state_dict().items():
+        as_stored(name, tensor, dtype)  # refused now, and not when all is done
     reads = isinstance(generator, GALIPGenerator)
     usual = CLIP if reads else DEFAULT_LANGUAGE_MODEL
     place = llm or models.get(usual, usual)
@@ -77,10 +83,21 @@ def convert(
         judge.usual.copy_(model.encode(CAPTIONS[:TEXTS], recipe).pooled)
     prompts = list(CAPTIONS[:PREVIEW]) if reads else [row[0] for row in rows[:: -(-len(rows) // PREVIEW) or 1]]
     gan = PublishedGAN(generator, judge, recipe, classes, Card(out.stem, licenses=list(licenses), prompts=prompts))
-    gan.card.data = f"converted from {source.name}, {architecture(gan)}"
+    gan.card.data = f"converted from {_text(source.name)}, {architecture(gan)}"
     read = model.encode(prompts or [""], recipe)
     save_published(gan, out, dtype, _preview(gan, read, lambda done, _: progress(company + done, company + PREVIEW)))
     return gan
+
+
+def _text(name: str) -> str:
+    """The name of a file in Unicode, which names from other systems may not be."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def class_names(lines: Sequence[str]) -> list[list[str]]:
+    """The names of each class, from a line each with commas between; lines without a name are none."""
+    rows = ([name.strip() for name in line.split(",") if name.strip()] for line in lines)
+    return [row for row in rows if row]
 
 
 def _clip(generator: GALIPGenerator, place: str | Path) -> LanguageModel:
@@ -139,8 +156,8 @@ def networks_of(path: Path) -> tuple[nn.Module, PublishedDiscriminator | None]:
             return stylegan2(state, found.get("d"), found.get("latent_avg"))
         if isinstance(found, dict) and isinstance(networks := found.get("model"), dict) and "netG" in networks:
             return galip(networks)
-    except (KeyError, AttributeError, TypeError, IndexError) as error:
-        raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({error}).") from None
-    if isinstance(found, dict) and "generator.gen_z.weight_orig" in found:
-        return biggan(found, path.with_name("config.json")), None
+        if isinstance(found, dict) and "generator.gen_z.weight_orig" in found:
+            return biggan(found, path.with_name("config.json")), None
+    except (KeyError, AttributeError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path.name} holds networks that are not built as {READ} are ({reason(error)}).") from None
     raise ValueError(f"{path.name} holds no GAN that can be converted: there are {READ}.")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..derived import Derived
 from ..language.clip import HEAD, Block
+from .stylegan2 import LARGEST
 
 SEEN = (2, 5, 9)  # after so many of the layers the discriminator takes what CLIP sees,
 WHISPERED = 1  # and after so many the generator begins to add a word for each
@@ -40,7 +41,7 @@ class GALIPConfig:
     def fits(self) -> bool:
         """Whether these are the numbers of a network."""
         widths = (self.z_dim, self.text, self.first, self.inner, self.eyes, self.patch, self.words, *self.channels)
-        if min(widths) <= 0 or self.eyes % HEAD or self.resolution % self.patch:
+        if min(widths) <= 0 or self.eyes % HEAD or self.resolution % self.patch or self.resolution > LARGEST:
             return False
         deep = max(SEEN[-1], WHISPERED + self.words) <= self.layers <= DEEPEST and 0 < self.fusions <= DEEPEST
         return deep and len(self.channels) > 1 and self.sizes[-1] > self.sizes[-2]

@@ -16,6 +16,7 @@ from ..derived import Derived
 from ..generator import SQRT2, energy, normalize_second_moment
 
 TAPS = (1, 3, 3, 1)  # of the low-pass filter, on each axis
+LARGEST = 4096  # pixels of a picture on each axis, four times what was published
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from ..derived import Derived
 from ..generator import SQRT2, energy
-from .stylegan2 import Mapping, StyleGenerator
+from .stylegan2 import LARGEST, Mapping, StyleGenerator
+
+DENSEST = 8  # times as densely a layer may sample its signal; those published do it 4 times,
+LONGEST_FILTER = 128  # with 24 taps,
+MARGIN = 64  # and their signals are 20 pixels larger than pictures
 
 
 class Layer(NamedTuple):
@@ -32,6 +36,20 @@ class Layer(NamedTuple):
     after: int
     size: int
     detail: int
+
+    def size_of(self, size: int) -> int:
+        """The size of what comes out where this much goes in."""
+        raised = (size + self.kernel - 1) * self.up + self.before + self.after - max(self.up_taps, 1) + 1
+        return (raised - max(self.down_taps, 1)) // self.down + 1
+
+    def fits(self, size: int, largest: int) -> bool:
+        """Whether these are the numbers of a layer that takes what has this size, and gives no more than the largest."""
+        factors, taps = (self.up, self.down), (self.up_taps, self.down_taps)
+        if min(self.in_channels, self.out_channels, self.kernel, self.detail, *factors) <= 0 or min(*taps, self.radial) < 0:
+            return False
+        bounded = max(factors) <= DENSEST and max(taps) <= LONGEST_FILTER and 0 < self.size <= largest
+        # So its padding is bounded too.
+        return bounded and self.size_of(size) == self.size and 0 <= self.before - self.after <= self.up
 
 
 @dataclass(frozen=True)
@@ -54,10 +72,11 @@ class StyleGAN3Config:
             return False
         given = [self.frequencies, *(layer.out_channels for layer in self.layers)]
         wanted = [*(layer.in_channels for layer in self.layers), self.colours]
-        sizes = [n for layer in self.layers for n in (layer.kernel, layer.up, layer.down, layer.size, layer.detail)]
-        taps = [n for layer in self.layers for n in (layer.up_taps, layer.down_taps, layer.radial)]
-        widths = (self.z_dim, self.embedding, self.size, self.detail, *self.mapping, *given, *sizes)
-        return given == wanted and min(widths) > 0 and min(taps) >= 0
+        sizes, largest = [self.size, *(layer.size for layer in self.layers)], self.resolution + MARGIN
+        if min(self.z_dim, self.embedding, self.frequencies, self.detail, self.size, *self.mapping) <= 0:
+            return False
+        whole = given == wanted and self.resolution <= LARGEST and self.size <= largest
+        return whole and all(layer.fits(size, largest) for layer, size in zip(self.layers, sizes))
 
 
 class FourierFeatures(nn.Module):

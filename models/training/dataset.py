@@ -2,6 +2,7 @@
 and the scenes that are composed of them."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -325,7 +326,7 @@ def _anchors(examples: list[Example], z_dim: int, looks: int) -> Tensor:
     for anchor, example in zip(anchors, examples):
         look = styles.index(example.style) if example.style else places[example.captions]
         places[example.captions] += 1
-        seed = int.from_bytes(hashlib.sha256(example.path.name.encode()).digest()[:6], "big")
+        seed = int.from_bytes(hashlib.sha256(os.fsencode(example.path.name)).digest()[:6], "big")
         own = torch.randn(z_dim, generator=torch.Generator().manual_seed(seed))
         axis = torch.eye(z_dim)[look % looks]
         anchor.copy_(LOOK_WEIGHT**0.5 * axis + (1 - LOOK_WEIGHT) ** 0.5 * F.normalize(own, dim=0))

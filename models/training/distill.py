@@ -23,7 +23,16 @@ from ..gan import GAN, Card
 from ..generator import Generator, GeneratorConfig
 from ..language.model import LanguageModel
 from .dataset import Batch, Dataset, build_dataset
-from .run import check_out, frozen_features, publish, publish_saved, read_training
+from .run import (
+    check_out,
+    device_settings,
+    frozen_features,
+    publish,
+    publish_saved,
+    read_training,
+    report_skipped,
+    training_config,
+)
 from .state import read_settings
 from .trainer import TrainingConfig, train
 
@@ -121,7 +130,7 @@ def distill_folder(
     *,
     share: float = 0.5,
     dtype: torch.dtype = torch.float16,
-    preset: str = "balanced",
+    preset: str | None = None,
     settings: dict[str, Any] | None = None,
     resume: bool = False,
     llm: str | None = None,
@@ -141,11 +150,12 @@ def distill_folder(
         shape = load_gan(run / "model.safetensors").generator.config
         if replace(shape, channels=master.generator.config.channels) != master.generator.config:
             raise ValueError(f"The run in {run} has another teacher than {teacher.name}: resume with that one.")
-        settings = read_settings(run) | (settings or {})
     else:
         shape = slimmer(master.generator.config, share)
-    examples, _ = read_training(data)
-    config = TrainingConfig.preset(preset, len(examples), **{"adversarial_from": ADVERSARIAL_FROM} | (settings or {}))
+    examples, skipped = read_training(data)
+    own = {"adversarial_from": ADVERSARIAL_FROM} | device_settings(device)
+    own |= read_settings(run, TrainingConfig) if resume else {}
+    config = training_config(preset, len(examples), own, settings or {})
     if config.scenes and not shape.things:
         raise ValueError(f"{teacher.name} draws no scenes: leave --scenes out.")
     model = LanguageModel.load(llm or master.recipe.model, device=device)
@@ -153,6 +163,7 @@ def distill_folder(
         raise ValueError(difference)
 
     pictures = read_pictures(examples, master.resolution, run / "cache", progress)
+    report_skipped(run, skipped + pictures.skipped)
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     torch.manual_seed(config.seed)
     student = make_student(master, shape, out.stem)

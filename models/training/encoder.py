@@ -25,11 +25,11 @@ from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead, Batch, Dataset, build_dataset
 from .log import RunLog
-from .loop import learn, means
+from .loop import learn, rate
 from .losses import feature_distance
-from .run import read_training
+from .run import read_training, report_skipped
 from .state import check_run, learner_tensors, load_learner, read_settings, read_state, under, write_settings
-from .trainer import check_limits
+from .trainer import settings_of
 
 log = logging.getLogger(__name__)
 ALONE = 0.6  # share of the pictures with one kind of damage,
@@ -71,7 +71,6 @@ class EncoderTrainer:
         """One update; its figures. Depends on the state and the step's number only."""
         look = self.gan.discriminator.projected.look
         batch, kinds, damaged, known = self._drawn(self.step_number)
-        self._schedule()
 
         with torch.no_grad():
             text = self.gan.generator.read(batch.tokens, batch.pooled, batch.mask, batch.layout)
@@ -87,6 +86,8 @@ class EncoderTrainer:
             "restored_pixel": (restored - batch.images).abs().mean(),
         }
         loss = FEATURES * (figures["found"] + figures["restored"]) + figures["found_pixel"] + figures["restored_pixel"]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * rate(self.config, self.step_number, self.images_seen / self.config.images)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
@@ -104,12 +105,6 @@ class EncoderTrainer:
         drawn = generator.synthesize(generator.code(z, text).shifted(styles, sketch), text)
         seen = drawn.detach().clamp(-1, 1)
         return drawn, self.encoder.refiner(torch.where(known > 0, images, seen), seen, known, kinds)
-
-    def _schedule(self) -> None:
-        config = self.config
-        left = (1 - self.images_seen / config.images) / config.decay
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, (self.step_number + 1) / config.warmup) * max(min(1.0, left), 0.05)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name."""
@@ -150,15 +145,7 @@ def train_encoder(
     if resume:
         trainer.load(read_state(run))
     write_settings(config, run)
-    learn(
-        trainer,
-        RunLog(run, trainer.images_seen),
-        save=lambda: _save(trainer, run),
-        summary=lambda rows: means(rows, rows[0]),
-        lost=lambda figures: False,
-        save_every=save_every,
-        progress=progress,
-    )
+    learn(trainer, RunLog(run, trainer.images_seen), lambda: _save(trainer, run), save_every, progress)
     return trainer.encoder.requires_grad_(False).eval()
 
 
@@ -204,27 +191,25 @@ def train_encoder_folder(
         raise ValueError(
             f"{checkpoint.name} was saved without its discriminator, through which an encoder looks: take one with it."
         )
-    torch.manual_seed(0 if seed is None else seed)
+    settings = read_settings(run, EncoderTraining) if resume else {}
+    if start_from is not None:
+        settings.setdefault("lr", GOING_ON)
+    settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
+    config = settings_of(EncoderTraining, settings)
+    if not config.images:
+        raise ValueError("An encoder learns nothing from 0 pictures: give more.")
+    torch.manual_seed(config.seed)
     gan.encoder = Encoder(EncoderConfig(), gan.generator.config)
     if start_from is not None:
         _begin_with(gan.encoder, load_gan(start_from).encoder, start_from)
     examples, skipped = read_training(data)
     if gan.generator.config.things:
         compose(examples, 1)  # refuses names it cannot make sentences of
-    settings = read_settings(run) if resume else {}
-    if start_from is not None:
-        settings.setdefault("lr", GOING_ON)
-    settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
-    check_limits(settings)
-    config = EncoderTraining(**settings)
-    if not config.images:
-        raise ValueError("An encoder learns nothing from 0 pictures: give more.")
     model = LanguageModel.load(llm or gan.recipe.model, device=device)
-    if difference := model.recipe().difference(gan.recipe):
+    if difference := gan.recipe.difference(model.recipe()):
         raise ValueError(difference)
     pictures = read_pictures(examples, gan.resolution, run / "cache", progress)
-    if skipped := skipped + pictures.skipped:
-        log.warning("%d files were skipped", len(skipped))
+    report_skipped(run, skipped + pictures.skipped)
     scenes = compose(pictures.examples, config.scenes) if gan.generator.config.things else []
     dataset = build_dataset(pictures, gan.generator.config, model, gan.condition_norm, run / "cache", scenes, False, progress)
     del model

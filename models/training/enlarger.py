@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ..data.folder import Pictures, read_folder, read_pictures
 from ..enlarger import Enlarger, EnlargerConfig, save_enlarger
-from ..generator import enlarge as bilinear
+from ..generator import bilinear
 from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead
 from .log import RunLog
-from .loop import learn, means
-from .run import check_out
+from .loop import learn
+from .run import check_out, report_skipped
 from .state import learner_tensors, load_learner, read_settings, read_state, write_settings
-from .trainer import check_limits
+from .trainer import settings_of
 
 log = logging.getLogger(__name__)
 CROP = 96  # pixels to a side of what is to be drawn, of half as many
@@ -42,6 +42,7 @@ WARMUP = 100  # steps
 @dataclass(frozen=True)
 class EnlargerTraining:
     images: int = 100_000  # parts of pictures
+    resolution: int = 128  # of the pictures
     batch_size: int = 16
     lr: float = 2e-3
     seed: int = 0
@@ -50,8 +51,16 @@ class EnlargerTraining:
 class EnlargerTrainer:
     """Everything a step changes. `state`/`load` carry it all."""
 
-    def __init__(self, enlarger: Enlarger, pictures: Pictures, config: EnlargerTraining, device: torch.device | str = "cpu"):
-        self.enlarger, self.pictures, self.config, self.device = enlarger.to(device), pictures, config, device
+    def __init__(
+        self,
+        enlarger: Enlarger,
+        pictures: Pictures,
+        rows: list[int],
+        config: EnlargerTraining,
+        device: torch.device | str = "cpu",
+    ):
+        self.enlarger, self.config, self.device = enlarger.to(device), config, device
+        self.pictures, self.rows = pictures, rows  # which of them are learnt from: to pick them out would load them all
         self.optimizer = torch.optim.Adam(enlarger.parameters(), config.lr, (0.9, 0.99))
         self._drawn = Ahead(self._draw, device)
         self.step_number = self.images_seen = 0
@@ -66,8 +75,9 @@ class EnlargerTrainer:
         """[3,CROP,CROP] in -1..1, in one of eight positions, in any order of its colours or in their opposites."""
         pixels, opacity = self.pictures.pixels, self.pictures.opacity
         for _ in range(TRIES):
-            at = [int(torch.randint(size, (), generator=random)) for size in (len(pixels), *(pixels.shape[2] - CROP + 1,) * 2)]
-            there = at[0], slice(None), slice(at[1], at[1] + CROP), slice(at[2], at[2] + CROP)
+            sizes = len(self.rows), *(pixels.shape[2] - CROP + 1,) * 2
+            at = [int(torch.randint(size, (), generator=random)) for size in sizes]
+            there = self.rows[at[0]], slice(None), slice(at[1], at[1] + CROP), slice(at[2], at[2] + CROP)
             part = pixels[there].float()
             if part.std() > SOMETHING:
                 break
@@ -136,7 +146,7 @@ def train_enlarger(
     out: Path,
     run: Path,
     *,
-    resolution: int = 128,
+    resolution: int | None = None,
     images: int | None = None,
     seed: int | None = None,
     resume: bool = False,
@@ -146,37 +156,35 @@ def train_enlarger(
 ) -> Enlarger:
     """Train an enlarger on the pictures of `data`, at `resolution`, and write it to `out`; `run` keeps log, samples and state.
 
-    Pictures of held-out splits, or some of them where there are none, are judged by and not learnt from. Where `progress` raises,
-    `out` receives the enlarger as it was then. FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long
-    work.
+    Captions are not needed. Pictures of held-out splits, or some of all where there are none, are judged by and not learnt
+    from. What is not said is as in `EnlargerTraining`, or when resuming the run's own. Where `progress` raises, `out` receives
+    the enlarger as it was then. FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
     check_out(out, run, resume, data)
-    if resolution < CROP or resolution % 2:
+    given = {"resolution": resolution, "images": images, "seed": seed}
+    settings = read_settings(run, EnlargerTraining) if resume else {}
+    config = settings_of(EnlargerTraining, settings | {name: value for name, value in given.items() if value is not None})
+    if config.resolution < CROP or config.resolution % 2:
         raise ValueError(f"An enlarger learns from pictures of an even number of pixels, {CROP} or more to a side.")
-    settings = read_settings(run) if resume else {}
-    settings |= {name: value for name, value in (("images", images), ("seed", seed)) if value is not None}
-    check_limits(settings)
-    config = EnlargerTraining(**settings)
     if not config.images:
         raise ValueError("An enlarger learns nothing from 0 pictures: give more.")
-    examples, skipped = read_folder(data)
-    others = [e for e in examples if e.split != "train"] or examples[::HELD_OUT]
-    kept = [e for e in examples if e.path not in {other.path for other in others}]
+    examples, skipped = read_folder(data, uncaptioned=True)
+    pictures = read_pictures(examples, config.resolution, run / "cache", progress)
+    report_skipped(run, skipped + pictures.skipped)
+    rows = list(range(len(pictures.examples)))
+    others = [row for row in rows if pictures.examples[row].split != "train"] or rows[::HELD_OUT]
+    kept = sorted({*rows} - {*others})
     if not kept:
         raise ValueError(f"{data} holds too few pictures to learn from some and to be judged by others.")
-    pictures = read_pictures(kept, resolution, run / "cache", progress)
-    some = others[:: -(-len(others) // JUDGED)]
-    judged = read_pictures(some, resolution).pixels.float().div(127.5).sub(1)
-    if skipped := skipped + pictures.skipped:
-        log.warning("%d files were skipped", len(skipped))
+    judged = pictures.pixels[others[:: -(-len(others) // JUDGED)]].float().div(127.5).sub(1)
     torch.manual_seed(config.seed)
     enlarger = Enlarger(EnlargerConfig())
-    trainer = EnlargerTrainer(enlarger, pictures, config, device)
+    trainer = EnlargerTrainer(enlarger, pictures, kept, config, device)
     run.mkdir(parents=True, exist_ok=True)
     if resume:
         trainer.load(read_state(run))
     write_settings(config, run)
-    licenses = sorted({e.license for e in pictures.examples if e.license})
+    licenses = sorted({license for row in kept if (license := pictures.examples[row].license)})
 
     def save() -> None:
         _sheet(enlarger, judged.to(device)).save(run / f"samples-{trainer.images_seen:08d}.png")
@@ -184,18 +192,10 @@ def train_enlarger(
         log.info("saved %s at %d parts of pictures", run, trainer.images_seen)
 
     try:
-        learn(
-            trainer,
-            RunLog(run, trainer.images_seen),
-            save=save,
-            summary=lambda rows: means(rows, rows[0]),
-            lost=lambda figures: False,
-            save_every=save_every,
-            progress=progress,
-        )
+        learn(trainer, RunLog(run, trainer.images_seen), save, save_every, progress)
     finally:
         if trainer.images_seen:
-            enlarger.card.name, enlarger.card.data = out.name.removesuffix(".safetensors"), f"{len(pictures.pixels)} pictures"
+            enlarger.card.name, enlarger.card.data = out.name.removesuffix(".safetensors"), f"{len(kept)} pictures"
             enlarger.card.licenses, enlarger.card.images_seen = licenses, trainer.images_seen
             enlarger.card.metrics = judge(enlarger, judged.to(device))
             save_enlarger(enlarger, out)

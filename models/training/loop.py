@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,12 @@ def means(rows: list[Figures], names: Iterable[str]) -> Figures:
     return {name: sum(row.get(name, 0.0) for row in rows) / len(rows) for name in names}
 
 
+def rate(config: Any, step: int, progress: float) -> float:
+    """Of the learning rate in this step, after this part of the run: it rises over the steps of `config.warmup`, and falls to a
+    twentieth over the last part, `config.decay`."""
+    return min(1.0, (step + 1) / config.warmup) * max(min(1.0, (1 - progress) / config.decay), 0.05)
+
+
 class Learner(Protocol):
     config: Any  # with `images` to show in all, and the `batch_size` of a process
     images_seen: int
@@ -32,10 +39,10 @@ def learn(
     trainer: Learner,
     figures_log: RunLog | None,
     save: Callable[[], None],
-    summary: Callable[[list[Figures]], Figures],
-    lost: Callable[[Figures], bool],
     save_every: float,
     progress: Callable[[int, int, Figures], None] | None,
+    summary: Callable[[list[Figures]], Figures] = lambda rows: means(rows, rows[0]),
+    lost: Callable[[Figures], bool] = lambda figures: False,
 ) -> None:
     """Steps of `trainer` until its `config.images` have been shown, or `progress` raises.
 
@@ -57,20 +64,23 @@ def learn(
             whole = True
             if diverged:
                 window, since, started = [], trainer.images_seen, time.monotonic()
+                if first:
+                    with _a_full_disk_reported():
+                        figures_log.forget_after(trainer.images_seen)
                 continue
             window.append(figures)
             if progress is not None:
                 progress(trainer.images_seen, trainer.config.images, figures)
             if first and trainer.step_number % LOGGED == 0:
                 speed = (trainer.images_seen - since) / (time.monotonic() - started)
-                figures_log.add(trainer.images_seen, {"images_per_s": speed, **summary(window)})
+                row = {"images_per_s": speed, **summary(window)}
+                with _a_full_disk_reported():
+                    figures_log.add(trainer.images_seen, row)
                 window, since, started = [], trainer.images_seen, time.monotonic()
             if first and time.monotonic() - saved > save_every:
-                try:
+                with _a_full_disk_reported():
                     save()
                     figures_log.plot()
-                except OSError as error:
-                    log.warning("not saved, training goes on and will try again: %s", error)
                 saved = time.monotonic()
     except torch.cuda.OutOfMemoryError:
         raise MemoryError(
@@ -81,3 +91,11 @@ def learn(
         if first and whole:
             save()
             figures_log.plot()
+
+
+@contextmanager
+def _a_full_disk_reported() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("not saved, training goes on and will try again: %s", error)

@@ -24,6 +24,7 @@ from ..generator import GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
+from .log import check_tensorboard
 from .probes import probed, sample_sheet
 from .reader import fit_memory, fit_reader
 from .state import check_run, read_settings
@@ -40,7 +41,7 @@ def train_folder(
     run: Path,
     *,
     resolution: int | None = None,
-    preset: str = "balanced",
+    preset: str | None = None,
     settings: dict[str, Any] | None = None,
     resume: bool = False,
     start_from: Path | GAN | None = None,
@@ -53,40 +54,43 @@ def train_folder(
 ) -> GAN:
     """Train on the captioned pictures of `data` and write the checkpoint `out`; `run` keeps log, samples and state.
 
-    `settings` are fields of `TrainingConfig` that differ from the preset, or when resuming from the run's own. `resolution` is 64
-    pixels where nothing is said, or the resumed run's.
+    `settings` are fields of `TrainingConfig` that differ from the preset, or when resuming from the run's own. Where nothing is
+    said, a new run has the preset "balanced", 64 pixels and the language model of `start_from` or the default one; a resumed
+    run has its own. See `training_config` for a preset when resuming.
     `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
     new run begins with its weights. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
     raises, `out` receives the model as it was then.
-    Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
+    Raises FileNotFoundError, FileExistsError, ModuleNotFoundError or ValueError, in one sentence, before any long work.
     """
     check_out(out, run, resume, data)
+    if tensorboard:
+        check_tensorboard()
     begin = run / "model.safetensors" if resume else start_from
     start = load_gan(begin) if isinstance(begin, Path) else begin
     if start is not None:
         check_ours(start)
     if resume:
-        settings = read_settings(run) | (settings or {})
         if resolution not in (None, start.resolution):
             raise ValueError(f"The run in {run} draws {start.resolution} px, not {resolution}: resume it with that.")
         resolution = start.resolution
-    if torch.device(device).type == "cuda":
-        settings = {"bf16": torch.cuda.is_bf16_supported()} | (settings or {})
+    own = device_settings(device) | (read_settings(run, TrainingConfig) if resume else {})
     resolution = 64 if resolution is None else resolution
     shape = GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
     examples, skipped = read_training(data)
-    config = TrainingConfig.preset(preset, len(examples), **(settings or {}))
+    config = training_config(preset, len(examples), own, settings or {})
     if config.scenes:
         compose(examples, 1)  # refuses names it cannot make sentences of
         if resolution < 64:
             raise ValueError(f"Scenes of several things need 64 px or more, not {resolution}.")
+        if resume and not start.generator.config.things:
+            raise ValueError(f"The run in {run} was begun without scenes: resume it without, or begin another from its model.")
     if start is not None and start.resolution > resolution:
         raise ValueError(f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}.")
     features = frozen_features()
-    model = LanguageModel.load(llm or DEFAULT_LANGUAGE_MODEL, device=device)
+    model = LanguageModel.load(llm or (start.recipe.model if start else DEFAULT_LANGUAGE_MODEL), device=device)
     if config.scenes and start is not None and not start.generator.config.concepts:
         raise ValueError("The checkpoint to start from has no memory of concepts, which scenes are made of: train a new GAN.")
-    difference = None if start is None else model.recipe().difference(start.recipe)
+    difference = None if start is None else start.recipe.difference(model.recipe())
     if difference:
         raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
 
@@ -98,9 +102,8 @@ def train_folder(
         dist.barrier()  # the first process prepares the data, the others find it in the cache
         progress = show = None
     pictures = read_pictures(examples, resolution, run / "cache", progress)
-    if first and (skipped := skipped + pictures.skipped):
-        (run / "skipped.txt").write_text("".join(f"{path}: {reason}\n" for path, reason in skipped), encoding="utf-8")
-        log.warning("%d files were skipped, listed with the reasons in %s", len(skipped), run / "skipped.txt")
+    if first:
+        report_skipped(run, skipped + pictures.skipped)
     if start is None:
         generator = replace(shape, token_dim=model.width, concepts=len(concepts_of(pictures.examples)), chooses=1)
     else:
@@ -113,7 +116,7 @@ def train_folder(
     torch.manual_seed(config.seed)
     card = Card(
         name=out.stem,
-        data=f"{len(pictures.examples)} pictures of {data.name}",
+        data=f"{len(pictures.examples)} pictures of {data.resolve().name}",
         licenses=sorted({e.license for e in pictures.examples if e.license}),
     )
     gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
@@ -156,6 +159,30 @@ def read_training(data: Path) -> tuple[list[Example], list[Skipped]]:
     if not examples:
         raise ValueError(f"No picture of {data} is left to train on: every one belongs to a held-out split.")
     return examples, skipped
+
+
+def device_settings(device: torch.device | str) -> dict[str, Any]:
+    """How a training is run on `device` where nothing else is said."""
+    return {"bf16": torch.cuda.is_bf16_supported()} if torch.device(device).type == "cuda" else {}
+
+
+def training_config(preset: str | None, pictures: int, own: dict[str, Any], given: dict[str, Any]) -> TrainingConfig:
+    """For a folder of so many pictures: what is given, the rest a run's `own`, or of `preset` ("balanced" where it is None).
+
+    A preset makes a run that has its own number of images longer, never shorter: what it has learnt would be past its end.
+    """
+    config = TrainingConfig.preset(preset or "balanced", pictures, **own | given)
+    if preset is None or "images" in given:
+        return config
+    return replace(config, images=max(config.images, TrainingConfig.preset(preset, pictures).images))
+
+
+def report_skipped(run: Path, skipped: list[Skipped]) -> None:
+    """List what was skipped, and why, in the folder of the run."""
+    if skipped:
+        listed = "".join(f"{path}: {reason}\n" for path, reason in skipped)
+        (run / "skipped.txt").write_text(listed, encoding="utf-8", errors="backslashreplace")
+        log.warning("%d files were skipped, listed with the reasons in %s", len(skipped), run / "skipped.txt")
 
 
 def check_out(out: Path, run: Path | None = None, resume: bool = False, data: Path | None = None) -> None:

@@ -1,7 +1,7 @@
 """What a run keeps in its folder to be gone on from: every tensor that its next step depends on."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ def check_run(run: Path, resume: bool, data: Path | None = None) -> None:
         raise ValueError(f"{run}, where the run would be kept, lies among the pictures in {data}: keep one of them elsewhere.")
     exists = (run / "state.safetensors").exists()
     if resume and not exists:
-        raise FileNotFoundError(f"There is nothing to resume in {run}: start without --resume.")
+        raise FileNotFoundError(f"There is nothing to resume in {run}: start it anew.")
     if exists and not resume:
-        raise FileExistsError(f"{run} already holds a run: go on with --resume, or choose another folder.")
+        raise FileExistsError(f"{run} already holds a run: resume it, or choose another name.")
 
 
 def read_state(run: Path) -> dict[str, Tensor]:
@@ -36,14 +36,17 @@ def write_settings(config: Any, run: Path) -> None:
     (run / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
-def read_settings(run: Path) -> dict[str, Any]:
-    """What `write_settings` kept. ValueError where they are not there."""
+def read_settings(run: Path, kind: type) -> dict[str, Any]:
+    """What `write_settings` kept. ValueError where they are not there, or not those of this kind of training, a dataclass."""
     try:
-        return dict(json.loads((run / "config.json").read_text()))
+        settings = dict(json.loads((run / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
         raise ValueError(
             f"The config.json in {run} is missing or damaged: start a run anew from the model.safetensors there."
         ) from None
+    if unknown := settings.keys() - {field.name for field in fields(kind)}:
+        raise ValueError(f"The run in {run} is of another kind, with a setting {min(unknown)}: give the right run's folder.")
+    return settings
 
 
 def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ from ..tensors import save_tensors
 from .augment import Augmentation
 from .dataset import Ahead, Batch, Dataset
 from .log import RunLog
-from .loop import learn, means
+from .loop import learn, means, rate
 from .losses import (
     contrast,
     feature_distance,
@@ -43,6 +43,7 @@ from .probes import sample_sheet, vitals
 from .state import check_run, load_optimizer, optimizer_tensors, read_state, under, write_settings
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Of a step, in the log.
 FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "matching", "match", "overfit", "augment")
@@ -87,28 +88,30 @@ class TrainingConfig:
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name}: take {', '.join(PRESETS)}.")
         exposures, least = PRESETS[name]
-        known = {f.name: type(f.default) for f in fields(cls)}
-        for key, value in changes.items():
-            if key not in known:
-                raise ValueError(f"The training has no setting {key}: it has {', '.join(known)}.")
-            kind = known[key]
-            if kind is tuple:
-                value = changes[key] = tuple(value) if isinstance(value, list) else value
-                fits = type(value) is tuple and len(value) == 2 and all(type(x) in (int, float) for x in value)
-            else:
-                fits = type(value) is kind or (kind is float and type(value) is int)
-            if not fits:
-                raise ValueError(f"The setting {key} = {value!r:.40} should be like {getattr(cls, key)!r}.")
-        check_limits(changes)
-        return cls(**{"images": max(exposures * pictures, least)} | changes)
+        return settings_of(cls, {"images": max(exposures * pictures, least)} | changes)
 
 
-def check_limits(settings: dict[str, Any]) -> None:
-    """ValueError where one of the settings of a training is beyond what it can be run with."""
+def settings_of(kind: type[T], given: dict[str, Any]) -> T:
+    """The settings of this kind of training, a dataclass, with those that are given.
+
+    Raises ValueError, naming what there is, for an unknown one, a value of another type or beyond what it can be run with.
+    """
+    known = {f.name: type(f.default) for f in fields(kind)}
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"The training has no setting {name}: it has {', '.join(known)}.")
+        wanted = known[name]
+        if wanted is tuple:
+            fits = type(value) is tuple and len(value) == 2 and all(type(x) in (int, float) for x in value)
+        else:
+            fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if not fits:
+            raise ValueError(f"The setting {name} = {value!r:.40} should be like {getattr(kind, name)!r}.")
         low, high = LIMITS.get(name, (0, 1e6))
-        if not all(low <= number <= high for number in (value if isinstance(value, tuple) else (value,))):
+        if not all(low <= number <= high for number in (value if wanted is tuple else (value,))):
             raise ValueError(f"The setting {name} = {value!r:.40} should be from {low:g} to {high:g}.")
+    return kind(**settings)
 
 
 LIMITS = {  # of settings; a share of the generator's step may be anything from 0
@@ -385,13 +388,10 @@ class Trainer:
         return ends[0] + (ends[1] - ends[0]) * (self.progress - start) / max(1 - start, 1e-8)
 
     def _schedule(self) -> None:
-        config = self.config
-        left = (1 - self.progress) / config.decay
-        factor = min(1.0, (self.step_number + 1) / config.warmup) * max(min(1.0, left), 0.05)
-        factor *= self.calm
-        for name, rate in (("generator", config.lr_generator), ("discriminator", config.lr_discriminator)):
+        factor = rate(self.config, self.step_number, self.progress) * self.calm
+        for name, lr in (("generator", self.config.lr_generator), ("discriminator", self.config.lr_discriminator)):
             for group in self.optimizers[name].param_groups:
-                new = group.get("base_lr", rate) * factor
+                new = group.get("base_lr", lr) * factor
                 group["lr"] = group["lr"].fill_(new) if isinstance(group["lr"], Tensor) else new
 
     def _update(self, name: str, parameters: list[nn.Parameter], backward: Callable[[], None]) -> None:
@@ -518,7 +518,7 @@ def train(
             _roll_back(trainer, run)
         return diverged
 
-    learn(trainer, figures_log, lambda: _save(trainer, run, show), summary, lost, save_every, progress)
+    learn(trainer, figures_log, lambda: _save(trainer, run, show), save_every, progress, summary, lost)
     return trainer.export().cpu()
 
 

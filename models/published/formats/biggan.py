@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..biggan import BigGANConfig, BigGANGenerator
-from .parts import loaded, under
+from .parts import loaded, require, under
 
 
 def biggan(found: dict[str, Tensor], beside: Path) -> BigGANGenerator:
@@ -19,8 +19,9 @@ def biggan(found: dict[str, Tensor], beside: Path) -> BigGANGenerator:
         resolution, z_dim = int(settings["output_dim"]), int(settings["z_dim"])
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no {beside.name} beside the weights of this BigGAN: put it there too.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{beside} is not the config of a BigGAN ({type(error).__name__}: {error}).") from None
+    require(bool(rows), "no layers")
 
     def normal(name: str) -> Tensor:
         """The weight by its spectral norm (Miyato et al. 2018, arXiv 1802.05957, eq. 8)."""
@@ -64,4 +65,4 @@ def biggan(found: dict[str, Tensor], beside: Path) -> BigGANGenerator:
         attention=attention,
         statistics=statistics,
     )
-    return loaded(BigGANGenerator(config).eval(), tensors).requires_grad_(False)
+    return loaded(BigGANGenerator, config, tensors)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..galip import SEEN, GALIPConfig, GALIPDiscriminator, GALIPDiscriminatorConfig, GALIPGenerator
-from .parts import count, loaded, plain, require, taken, under
+from .parts import count, loaded, plain, require, taken, under, zeros
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures
 TEXTS = 16  # by which its discriminator measures realism
@@ -50,7 +50,7 @@ def galip(networks: dict[str, dict[str, Tensor]]) -> tuple[GALIPGenerator, GALIP
                 tensors |= under(f"{kind}.{i}.fuse{j}", _fuse(found, f"{theirs}.{i}.fuse{j + 1}"))
             if f"{theirs}.{i}.c_sc.weight" in found:
                 tensors |= taken(found, f"{theirs}.{i}.c_sc", f"{kind}.{i}.skip")
-    generator = loaded(GALIPGenerator(config), tensors).eval().requires_grad_(False)
+    generator = loaded(GALIPGenerator, config, tensors)
     judge = _discriminator(networks, config) if networks.keys() >= {"netD", "netC"} else None
     return generator, judge
 
@@ -61,7 +61,7 @@ def _discriminator(networks: dict[str, dict[str, Tensor]], config: GALIPConfig) 
     channels = joint.shape[1] - config.text
     # A text's vector stands at every place of a picture: its part of the convolution is the same everywhere.
     tensors = {"of_features.weight": joint[:, :channels], "of_text.weight": joint[:, channels:].sum((2, 3))}
-    tensors |= {"out.weight": out.flatten(1), "usual": torch.zeros(TEXTS, config.text)}
+    tensors |= {"out.weight": out.flatten(1), "usual": zeros(TEXTS, config.text)}
     for ours, theirs in (*((f"blocks.{i}", f"DBlocks.{i}") for i in range(len(SEEN) - 1)), ("last", "main")):
         for i in range(2):
             tensors |= taken(seeing, f"{theirs}.conv_r.{2 * i}", f"{ours}.conv{i}")
@@ -73,7 +73,7 @@ def _discriminator(networks: dict[str, dict[str, Tensor]], config: GALIPConfig) 
     described = GALIPDiscriminatorConfig(
         config.eyes, config.grid, config.text, channels, len(joint), joint.shape[2], samples=TEXTS
     )
-    return loaded(GALIPDiscriminator(described), tensors).eval().requires_grad_(False)
+    return loaded(GALIPDiscriminator, described, tensors)
 
 
 def _eyes(found: dict[str, Tensor], theirs: str, layers: int) -> dict[str, Tensor]:

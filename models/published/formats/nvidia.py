@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from ...pickles import Thing
+from ..checkpoint import LONGEST
 from ..stylegan2 import StyleGAN2Config, StyleGAN2Discriminator, StyleGAN2DiscriminatorConfig, StyleGAN2Generator
 from ..stylegan3 import Layer, StyleGAN3Config, StyleGAN3Generator
-from .parts import is_usual, loaded, require, under, unit
+from .parts import is_usual, loaded, require, under, unit, zeros
 
 
 def stylegan(thing: Thing, judge: Any) -> tuple[nn.Module, StyleGAN2Discriminator | None]:
     synthesis = _part(thing, "synthesis")
     generator = _stylegan3(thing, synthesis) if "input" in _parts(synthesis) else _stylegan2(thing, synthesis)
-    generator = generator.eval().requires_grad_(False)
     if not isinstance(judge, Thing) or judge.kind != "Discriminator" or "b4" not in _parts(judge):
         return generator, None
-    return generator, _discriminator(judge).eval().requires_grad_(False)
+    return generator, _discriminator(judge)
 
 
 def _parts(thing: Thing) -> dict[str, Thing]:
@@ -55,7 +55,7 @@ def _mapping(thing: Thing) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= under("embed", _dense(_part(thing, "embed")))
         embedding = len(tensors["embed.bias"])
     mean = thing.state["_buffers"].get("w_avg")
-    tensors["mean"] = torch.zeros(widths[-1]) if mean is None else mean.float()
+    tensors["mean"] = zeros(widths[-1]) if mean is None else mean.float()
     return tensors, {"classes": classes, "embedding": embedding, "mapping": widths}
 
 
@@ -81,7 +81,7 @@ def _stylegan2(thing: Thing, synthesis: Thing) -> StyleGAN2Generator:
     tensors = under("mapping", tensors)
     blocks = _blocks(synthesis)
     require(all(block.state["architecture"] == "skip" for _, block in blocks), "a generator without skip connections")
-    for i, (_, block) in enumerate(blocks):
+    for i, (size, block) in enumerate(blocks):
         require(_filter_is_usual(block), "another low-pass filter")
         for name, conv in _parts(block).items():
             if name == "torgb":
@@ -89,8 +89,7 @@ def _stylegan2(thing: Thing, synthesis: Thing) -> StyleGAN2Generator:
                 name = "to_rgb"
             else:
                 require(conv.state["activation"] == "lrelu", "layers without leaky ReLUs")
-                size = conv.state["resolution"]
-                noise = torch.zeros(size, size)
+                noise = zeros(size, size)
                 if conv.state["use_noise"]:
                     noise = _weight(conv, "noise_const") * _weight(conv, "noise_strength")
                 tensors |= under(
@@ -107,13 +106,14 @@ def _stylegan2(thing: Thing, synthesis: Thing) -> StyleGAN2Generator:
         clamp=_clamp(first.state["conv_clamp"]),
         **described,
     )
-    return loaded(StyleGAN2Generator(config), tensors)
+    return loaded(StyleGAN2Generator, config, tensors)
 
 
 def _discriminator(thing: Thing) -> StyleGAN2Discriminator:
     *blocks, (_, last) = reversed(_blocks(thing))
-    kinds = {block.state["architecture"] for _, block in blocks}
-    require(kinds <= {"resnet"} or kinds <= {"orig"}, "a discriminator with skip connections")
+    residual = blocks[0][1].state["architecture"] == "resnet"
+    kind = "resnet" if residual else "orig"
+    require(all(block.state["architecture"] == kind for _, block in blocks), "a discriminator with skip connections")
     tensors = under("from_rgb", _dense(_part(blocks[0][1], "fromrgb")))
     for i, (_, block) in enumerate(blocks):
         require(_filter_is_usual(block), "another low-pass filter")
@@ -130,19 +130,19 @@ def _discriminator(thing: Thing) -> StyleGAN2Discriminator:
         tensors |= under("mapping", mapping)
     spread = _parts(last).get("mbstd")
     statistics = 0 if spread is None else int(spread.state["num_channels"])
-    tensors["usual"] = torch.zeros(statistics)
+    tensors["usual"] = zeros(statistics)
     config = StyleGAN2DiscriminatorConfig(
         resolution=blocks[0][0],
         colours=int(thing.state["img_channels"]),
         channels=tuple(len(_weight(_part(block, "conv0"), "bias")) for _, block in blocks) + (len(tensors["conv.bias"]),),
-        residual=int("resnet" in kinds),
+        residual=int(residual),
         hidden=len(tensors["hidden.bias"]),
         statistics=statistics,
         group=0 if spread is None or spread.state["group_size"] is None else int(spread.state["group_size"]),
         clamp=_clamp(_part(last, "conv").state["conv_clamp"]),
         **described,
     )
-    return loaded(StyleGAN2Discriminator(config), tensors)
+    return loaded(StyleGAN2Discriminator, config, tensors)
 
 
 def _stylegan3(thing: Thing, synthesis: Thing) -> StyleGAN3Generator:
@@ -163,6 +163,7 @@ def _stylegan3(thing: Thing, synthesis: Thing) -> StyleGAN3Generator:
         "transform": buffers["transform"].float(),
     })  # fmt: skip
     names = synthesis.state["layer_names"]
+    require(len(names) <= LONGEST and all(isinstance(name, str) for name in names), "layers without names, or too many")
     layers = []
     for i, name in enumerate(names):
         part = _part(synthesis, name)
@@ -198,4 +199,4 @@ def _stylegan3(thing: Thing, synthesis: Thing) -> StyleGAN3Generator:
         **described,
     )
     tensors["scale"] = torch.tensor(float(synthesis.state["output_scale"]))
-    return loaded(StyleGAN3Generator(config), tensors)
+    return loaded(StyleGAN3Generator, config, tensors)

@@ -1,10 +1,13 @@
 """What all formats take: tensors renamed, networks filled, and a sentence where something is built otherwise."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...checkpoint import unfilled
 from ..stylegan2 import TAPS
 
 READ = (
@@ -18,12 +21,23 @@ def require(holds: bool, what: str) -> None:
         raise ValueError(f"This GAN has {what}, which is not among what can be converted: {READ}.")
 
 
-def loaded(network: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+def loaded(kind: Callable[[Any], nn.Module], config: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of `config` with copies of `tensors`, in eval mode. ValueError where they do not fit, before memory is taken."""
+    require(config.fits(), "numbers that do not fit together")
+    with unfilled():
+        network = kind(config)
     try:
-        network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
+        network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise ValueError(f"The tensors of this GAN do not fit together ({str(error).splitlines()[-1].strip()}).") from None
-    return network
+    copies = {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    network.load_state_dict(copies, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def zeros(*shape: int) -> Tensor:
+    """Take no memory before they are `loaded`: a file says how many."""
+    return torch.zeros(()).expand(shape)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

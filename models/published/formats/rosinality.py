@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..stylegan2 import StyleGAN2Config, StyleGAN2Discriminator, StyleGAN2DiscriminatorConfig, StyleGAN2Generator
-from .parts import count, is_usual, loaded, plain, require, under, unit
+from .parts import count, is_usual, loaded, plain, require, under, unit, zeros
 
 MAPPING_RATE = 0.01  # at which its mappings learn: the files do not say,
 COMPANY = 4  # nor that its discriminators look at so many pictures together
@@ -18,7 +18,7 @@ def stylegan2(
     found = plain(state)
     depth, scales = count(found, "style.{}.weight", 1), 1 + count(found, "to_rgbs.{}.bias")
     widths = [len(found[f"style.{i + 1}.weight"]) for i in range(depth)]
-    tensors = {"constant": found["input.input"][0].float(), "mapping.mean": torch.zeros(widths[-1])}
+    tensors = {"constant": found["input.input"][0].float(), "mapping.mean": zeros(widths[-1])}
     for i in range(depth):
         tensors |= under(f"mapping.layers.{i}", _scaled(found, f"style.{i + 1}", MAPPING_RATE))
     for i in range(scales):
@@ -49,8 +49,7 @@ def stylegan2(
         channels=tuple(len(tensors[f"scales.{i}.conv1.bias"]) for i in range(scales)),
         clamp=0,
     )
-    require(config.fits(), "numbers that do not fit together")
-    generator = loaded(StyleGAN2Generator(config), tensors).eval().requires_grad_(False)
+    generator = loaded(StyleGAN2Generator, config, tensors)
     if mean is None:
         z = torch.randn(MEANT, config.z_dim, generator=torch.Generator().manual_seed(0))
         mean = generator.mapping(z, torch.zeros(MEANT, 0)).mean(0)
@@ -85,8 +84,7 @@ def _discriminator(found: dict[str, Tensor], resolution: int) -> StyleGAN2Discri
         group=COMPANY,
         clamp=0,
     )
-    require(config.fits(), "a discriminator whose numbers do not fit together")
-    return loaded(StyleGAN2Discriminator(config), tensors).eval().requires_grad_(False)
+    return loaded(StyleGAN2Discriminator, config, tensors)
 
 
 def _scaled(found: dict[str, Tensor], name: str, rate: float = 1.0) -> dict[str, Tensor]:
