@@ -159,13 +159,13 @@ def test_a_workflow_opens_as_it_was_saved(server, page, name):
 
 
 def test_a_workflow_of_the_first_version_still_draws(server, page):
-    """As it was saved before the generator had `transparent` and the bundled GAN its present name."""
+    """As it was saved before the generator had `transparent` and `pair`, and the bundled GAN its present name."""
     saved = workflow("text_to_image")
     (load,) = [node for node in saved["nodes"] if node["type"] == "LLMGAN_LoadGAN"]
     load["widgets_values"][0] = "icons-64 (bundled)"
     (generator,) = [node for node in saved["nodes"] if node["type"] == "LLMGAN_Generator"]
-    generator["inputs"] = [entry for entry in generator["inputs"] if entry["name"] != "transparent"]
-    generator["widgets_values"].pop()
+    generator["inputs"] = [entry for entry in generator["inputs"] if entry["name"] not in ("transparent", "pair")]
+    del generator["widgets_values"][-2:]
     graph = page.load(saved)
     assert np.array_equal(pixels(server.images(server.run(graph))), drawn("text_to_image", server, page).pictures)
 

@@ -102,18 +102,17 @@ def score(options: argparse.Namespace) -> None:
         with Image.open(path) as image:
             prompts.append(options.prompt if options.prompt is not None else _said_prompt(image.info))
     stack = torch.cat(images)
-    scores = gan.score(stack)
-    told = [i for i, prompt in enumerate(prompts) if prompt is not None]
-    if told:
+    told = torch.tensor([prompt is not None for prompt in prompts])
+    condition = None
+    if told.any():
         model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
-        condition = model.encode([prompts[i] for i in told], gan.recipe)
-        alignment = scores.alignment.clone()
-        alignment[told] = gan.score(stack[told], condition).alignment
-        scores = Scores(scores.realism, alignment)
+        condition = model.encode([prompt or "" for prompt in prompts], gan.recipe)
+    realism, alignment = gan.score(stack, condition)
+    scores = Scores(realism, alignment * told)
     print("  total  realism  alignment  picture")
     for i in scores.best(len(images)).tolist():
-        alignment = f"{scores.alignment[i]:9.2f}" if prompts[i] is not None else "        –"
-        print(f"{scores.total[i]:7.2f}  {scores.realism[i]:7.2f}  {alignment}  {options.images[i]}")
+        match = f"{scores.alignment[i]:9.2f}" if told[i] else "        –"
+        print(f"{scores.total[i]:7.2f}  {scores.realism[i]:7.2f}  {match}  {options.images[i]}")
 
 
 def _said_prompt(info: dict) -> str | None:
