@@ -42,6 +42,8 @@ _MAX_SIZE, _MAX_COUNT = 2**22, 2**11
 # A GPU's prompts are padded to multiples of so many tokens, and read from a recording up to so many in all.
 LENGTHS, RECORDED = 4, 512
 
+_LONGEST_TOKEN = 64  # characters; Gemma's has 31
+
 # Residuals of these reach beyond the range of fp16.
 _NEVER_FP16 = ("gemma",)
 
@@ -196,7 +198,8 @@ class LanguageModel(nn.Module):
         more = replace(recipe, max_tokens=recipe.max_tokens + 1)
         if len(self._prompt_tokens(text, more)) <= recipe.max_tokens:
             return ""
-        return text[bisect_left(range(len(text)), more.max_tokens, key=lambda i: len(self._prompt_tokens(text[:i + 1], more))):]
+        places = range(min(len(text), _LONGEST_TOKEN * more.max_tokens))  # where the first token too many may end
+        return text[bisect_left(places, more.max_tokens, key=lambda i: len(self._prompt_tokens(text[:i + 1], more))):]
 
     def expand(self, prompt: str, *, instruction: str | None = None, seed: int = 0, temperature: float = 0.3,
                max_tokens: int = 48, on_token: Callable[[str], None] | None = None) -> str:
