@@ -244,8 +244,8 @@ def test_who_cannot_see_is_told_how(blind, gan, condition, pictures):
         restore(blind, pictures, condition, {"denoise"})
     with pytest.raises(ValueError, match="give steps"):
         restore(blind, pictures, condition, mask=torch.ones(1, 8, 8))
-    with pytest.raises(ValueError, match="4 pictures and 2 prompts"):
-        restore(gan, pictures, condition[:2], {"denoise"})
+    with pytest.raises(ValueError, match="4 pictures and 3 prompts"):
+        restore(gan, pictures, condition[:3], {"denoise"})
     with pytest.raises(ValueError, match="more than 2048 to a side"):
         restore(gan, torch.zeros(4, 300, 300, 3), condition, zoom=8)
 
