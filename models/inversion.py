@@ -120,7 +120,9 @@ def for_images(gan: GAN, condition: Condition, count: int) -> Condition:
     where they do not divide so."""
     gan.check(condition)
     if count % len(condition):
-        raise ValueError(f"{count} pictures and {len(condition)} prompts: give one prompt, one for each picture, or as many pictures of each.")
+        raise ValueError(
+            f"{count} pictures and {len(condition)} prompts: give one prompt, one for each picture, or as many pictures of each."
+        )
     return condition.repeat(count // len(condition))
 
 

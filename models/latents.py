@@ -76,15 +76,12 @@ def _styles_of(generator: Generator, z: Tensor, looks: Tensor) -> Tensor:
 
 def join(latents: Sequence[Latent]) -> Latent:
     """Latents one after the other; edits that some lack are none there."""
-    things = {
-        name: max((getattr(latent, name).shape[1] for latent in latents if getattr(latent, name) is not None), default=0)
-        for name in ("style_shift", "sketch_shift", "tints")
-    }
     joined = {"z": torch.cat([latent.z for latent in latents])}
-    for name, most in things.items():
-        if most:
-            shape = next(getattr(latent, name).shape[2:] for latent in latents if getattr(latent, name) is not None)
-            joined[name] = torch.cat([_of_things(getattr(latent, name), len(latent), most, shape) for latent in latents])
+    for name in ("style_shift", "sketch_shift", "tints"):
+        shifts = [getattr(latent, name) for latent in latents]
+        if there := [shift for shift in shifts if shift is not None]:
+            most, shape = _things_of(there), there[0].shape[2:]
+            joined[name] = torch.cat([_of_things(shift, len(latent), most, shape) for shift, latent in zip(shifts, latents)])
     if all(latent.background is not None for latent in latents):
         joined["background"] = torch.cat([latent.background for latent in latents])
     return Latent(**joined)
@@ -215,9 +212,7 @@ def paint(latent: Latent, things: Sequence[RGB | None], background: RGB | None =
     if any(rgb is not None for rgb in things):
         own = torch.tensor([given(rgb) for rgb in things]).expand(len(latent), -1, -1)
         if latent.tints is not None:
-            most = max(own.shape[1], latent.tints.shape[1])
-            if len(things) > 1 == latent.tints.shape[1]:  # what was painted for all stays on those that are not named now
-                most = max(most, MAX_THINGS)
+            most = _things_of([own, latent.tints])
             own, before = (_of_things(tints, len(latent), most, tints.shape[2:]) for tints in (own, latent.tints))
             own = torch.where(own[:, :, :1] > 0, own, before)
         changed["tints"] = own
@@ -259,12 +254,12 @@ def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
             if not 1 <= count <= MOST:
                 raise ValueError(f"{path.name} holds {count} latents: 1 to {MOST} can be read.")
             values = {name: file.get_tensor(name) for name in names}
-            prompts = int(metadata.get("prompts", "1"))
+            prompts = metadata.get("prompts", "1")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): save the latent again.") from None
     if not all(value.is_floating_point() and torch.isfinite(value).all() for value in values.values()):
         raise ValueError(f"{path.name} holds values that are not finite, so it is damaged: save the latent again.")
-    return Latent.from_dict({**values, "prompts": prompts}), metadata
+    return Latent.from_dict({**values, "prompts": int(prompts) if prompts.isdecimal() else prompts}), metadata
 
 
 def _places(keys: int, frames: int, easing: str, loop: bool) -> tuple[list[int], list[int], Tensor]:
@@ -300,6 +295,12 @@ def _slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
         straight, torch.lerp(one, other, share), ((1 - share) * angle).sin() / sine * one + (share * angle).sin() / sine * other
     )
     return direction * torch.lerp(a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), share)
+
+
+def _things_of(shifts: Sequence[Tensor]) -> int:
+    """How many things shifts [N,M,...] together tell apart: all that there may be, where one is for every thing and another not."""
+    counts = {shift.shape[1] for shift in shifts}
+    return max(*counts, MAX_THINGS) if len(counts) > 1 and 1 in counts else max(counts)
 
 
 def _of_things(shift: Tensor | None, count: int, things: int, shape: torch.Size) -> Tensor:

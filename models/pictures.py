@@ -11,8 +11,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-FONTS = ("msyh.ttc", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "NotoSansCJK-Regular.ttc",
-         "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf")  # fmt: skip  # of Chinese text
+FONTS = (  # that have Chinese characters
+    "msyh.ttc", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "NotoSansCJK-Regular.ttc",
+    "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf",
+)  # fmt: skip
+
 
 def from_network(images: Tensor) -> Tensor:
     """[B,3,R,R] in about -1..1 -> [B,R,R,3] in 0..1, clamped."""

@@ -242,6 +242,9 @@ def test_things_are_painted_in_their_order(gan, apples):
     assert (left - torch.tensor(blue)).abs().max() < 30 and (right - torch.tensor(blue)).abs().max() < 30
     third = paint(paint(latent, [red]), [None, blue]).tints[0, 2]  # what was painted for all stays on those not named since
     assert torch.equal(third, paint(latent, [red]).tints[0, 0])
+    every, first = paint(latent, [red]), paint(latent, [blue, None])  # and so it does beside others, and over what was painted
+    assert torch.equal(join([every, first]).tints[0, 2], third) and not join([every, first]).tints[1, 2].any()
+    assert torch.equal(paint(first, [red]).tints[0, 2], third)
     assert torch.equal(gan.generate(condition, paint(latent, [None, None]))[0], gan.generate(condition, latent)[0])
 
 

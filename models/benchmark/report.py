@@ -57,7 +57,8 @@ def _pictures(rows: list[dict]) -> list[str]:
         "One picture; × is how many times as long as ours it takes. *New prompt*: read and drawn. *Prompt known*: what was "
         "read is kept, another picture of it is drawn; of generators that read no prompt, all that they do. The rivals are the "
         "published architectures with random weights in evaluation mode, channels last, each in the faster of its precisions, "
-        "and need not tokenise. At other resolutions than that of its file ours is the same architecture, with random weights where it has none.",
+        "and need not tokenise. At other resolutions than that of its file ours is the same architecture, with random weights "
+        "where it has none.",
         _table(header, table),
     ]
 

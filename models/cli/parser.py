@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from . import gans, pictures
+from .shared import LARGEST, is_number
 
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 
@@ -202,14 +203,14 @@ def _from_one(text: str) -> int:
 
 
 def _number(text: str, least: int) -> int:
-    if not text.isdecimal() or not least <= int(text[:20]) < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r:.30} is no number from {least} to {2**63 - 1}.")
+    if not is_number(text, least):
+        raise argparse.ArgumentTypeError(f"{text!r:.30} is no number from {least} to {LARGEST}.")
     return int(text)
 
 
 def _seeds(text: str) -> list[int]:
     """An argparse type: "1,2,5" -> [1, 2, 5]."""
-    return _numbers(text, int, 2**63 - 1, "seeds")
+    return _numbers(text, int, LARGEST, "seeds")
 
 
 def _psis(text: str) -> list[float]:

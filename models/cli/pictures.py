@@ -7,7 +7,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 
-from .shared import count, find_device, open_gan, own_device, progress_bar, read_lines, stage
+from .shared import LARGEST, count, find_device, is_number, open_gan, own_device, progress_bar, read_lines, stage
 
 AT_ONCE = 64  # pictures that `generate` reads, draws and writes before it turns to the next: a list may be of any length
 SHOWN = 1024  # of them that its contact sheet holds at most
@@ -222,8 +222,10 @@ def restore(options: argparse.Namespace) -> None:
     device = find_device(options.device)
     for path in options.images:
         size_of(path)  # refuses what is no picture before any long work
-    mask = None if options.mask is None else read_picture(options.mask)
-    mask = None if mask is None else mask[..., :3].mean(3) * mask[..., 3]
+    mask = None
+    if options.mask is not None:
+        layer = read_picture(options.mask)
+        mask = layer[..., :3].mean(3) * layer[..., 3]  # what is clear in it is not lost, whatever its colour
     undo = [kind.strip() for kind in options.undo.split(",") if kind.strip()]
     gan = open_gan(options, device)
     model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
@@ -318,8 +320,8 @@ def _seed(source: str) -> int | None:
         if not Path(source).is_file():
             raise ValueError(f"{source:.200} is no seed, and no file: give a number, a picture, or a saved latent.")
         return None
-    if int(source) >= 2**63:
-        raise ValueError(f"{source:.40} is no number from 0 to {2**63 - 1}.")
+    if not is_number(source):
+        raise ValueError(f"{source:.40} is no number from 0 to {LARGEST}.")
     return int(source)
 
 

@@ -6,6 +6,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+LARGEST = 2**63 - 1  # of seeds, and of whatever is counted
+
 
 def open_gan(options: argparse.Namespace, device):
     """The GAN in `options.gan`, or the bundled one, ours or a published one, in the precision of `options.dtype`."""
@@ -17,6 +19,11 @@ def open_gan(options: argparse.Namespace, device):
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     auto = torch.float16 if device.type == "cuda" else torch.float32
     return load(options.gan or DEFAULT_GAN, device, kinds.get(options.dtype, auto))
+
+
+def is_number(text: str, least: int = 0) -> bool:
+    """Whether it is a whole number from `least` to LARGEST."""
+    return text.isdecimal() and least <= int(text[:20]) <= LARGEST  # more digits than Python takes for a number are no error
 
 
 def find_device(name: str):
