@@ -15,7 +15,7 @@ from PIL import Image
 
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from llm_gan.models.condition import Condition, Recipe
-from llm_gan.models.data.folder import Example, read_folder, read_pictures
+from llm_gan.models.data.folder import Example, Pictures, read_folder, read_pictures
 from llm_gan.models.data.scenes import Scene, Thing, compose, is_held_out, paste
 from llm_gan.models.data.sentences import BOTTOM, CHINESE, COLOURS, ENGLISH, LEFT, RIGHT, TINTS, TOP, WHITE, is_chinese
 from llm_gan.models.discriminator import DiscriminatorConfig
@@ -82,17 +82,21 @@ def folder(tmp_path_factory):
     return folder
 
 
-def setup(folder, tmp_path, count=400):
+def tiny_gan():
     torch.manual_seed(0)
     config = GeneratorConfig(
         RESOLUTION, (32, 32, 24, 16), z_dim=8, w_dim=16, text_dim=128, token_dim=WIDTH, pooled_dim=24, concepts=12, looks=2,
         sketch_resolution=16, sketch_channels=2, look_channels=1, things=3, tints=len(TINTS),
     )  # fmt: skip
     discriminator = DiscriminatorConfig(RESOLUTION, 24, mixed=(8, 8, 8, 8), hidden=16, embed=8, pixel_channels=(16, 16))
-    gan = GAN(config, discriminator, Words().recipe())
+    return GAN(config, discriminator, Words().recipe())
+
+
+def setup(folder, tmp_path, count=400):
+    gan = tiny_gan()
     pictures = read_pictures(read_folder(folder)[0], RESOLUTION)
     scenes = compose(pictures.examples, count)
-    dataset = build_dataset(pictures, config, Words(), gan.condition_norm, tmp_path, scenes)
+    dataset = build_dataset(pictures, gan.generator.config, Words(), gan.condition_norm, tmp_path, scenes)
     gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     return gan, dataset, pictures
 
@@ -184,6 +188,19 @@ def test_things_go_together_bear_colours_and_are_of_a_kind():
     assert {tint for caption, tint in hearts if caption == "red heart"} == {red}
     alone = compose(pictures, 200, 1, held_out=True)
     assert alone and {thing.caption for scene in alone for thing in scene.things} <= names.keys()
+
+
+def test_a_word_with_which_names_end_may_mean_any_of_them(tmp_path):
+    names = ("red heart", "blue heart", "sweetheart", *NAMES)
+    things = [Example(Path(f"{name}.png"), (name,), concept=name) for name in names]
+    pictures = Pictures(torch.zeros(len(names), 3, 8, 8, dtype=torch.uint8), things, [], torch.zeros(len(names), 1, 8, 8))
+    gan = tiny_gan()
+    scenes = compose(things, 400)
+    dataset = build_dataset(pictures, gan.generator.config, Words(), gan.condition_norm, tmp_path, scenes)
+    assert dataset.meant[dataset.texts.index("heart")].tolist() == [0, 1]  # which is no caption, and was of no picture
+    for scene in dataset.scenes:
+        assert all(len(dataset.meant[caption]) for caption in scene.things)
+    dataset.draw(64, torch.Generator())
 
 
 def test_a_thing_is_given_the_colour_that_is_said_of_it():
