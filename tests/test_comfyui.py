@@ -27,7 +27,8 @@ from llm_gan.models.language.model import LanguageModel
 NAMES = ["best_of_many", "expand_prompt", "live_canvas", "prompt_list", "scenes", "text_to_image", "text_to_image_chinese"]
 EDITING = ["inpaint", "restore_photo", "restyle"]  # a picture first, which is then changed
 DESIGNING = {  # pictures and animations
-    "colours": 16, "draft_then_refine": 1, "latent_walk": 1, "prompt_travel": 1, "sliders": 9, "style_mix_grid": 20, "vary_and_pick": 32
+    "colours": 16, "draft_then_refine": 1, "latent_walk": 1, "prompt_travel": 1, "sliders": 9, "stickers": 8,
+    "style_mix_grid": 20, "vary_and_pick": 32,
 }  # fmt: skip
 TRAINING = "train_on_my_folder"
 ALL = sorted([*NAMES, *EDITING, *DESIGNING, TRAINING])

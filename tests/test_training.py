@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_encoder, save_gan
 from llm_gan.models.cli.gans import _training_settings
 from llm_gan.models.cli.parser import parser
 from llm_gan.models.condition import Condition, Recipe
@@ -479,6 +479,8 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
         )
 
     first = trained("a", images=16)
+    first.encoder = Encoder(EncoderConfig(16, (8, 16)), first.generator.config)
+    save_encoder(first, tmp_path / "a.safetensors")
     second = trained("b", start=tmp_path / "a.safetensors")
     other = trained("c", seed=1)
     condition = Reader().encode(["red square"], Reader().recipe(), 0, None)
@@ -494,6 +496,9 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
     shown_nothing = trained("f", start=tmp_path / "a.safetensors", images=0)
     before, after = saved.generator.state_dict(), shown_nothing.generator.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in ("scales.0.conv1.weight", "memory.keys", "memory.query.weight"))
+    assert load_gan(tmp_path / "f.safetensors").encoder is not None  # which sees what draws as before
+    assert load_gan(tmp_path / "b.safetensors").encoder is None and larger.encoder is None
+    assert [gan.card.images_seen for gan in (first, second, shown_nothing)] == [16, 24, 16]
     with pytest.raises(ValueError, match="draws 32 px: a GAN can grow"):
         trained("e", start=tmp_path / "d.safetensors")
 
@@ -502,7 +507,7 @@ def test_a_run_may_start_from_a_checkpoint(folder, tmp_path, monkeypatch):
             folder, tmp_path / "d.safetensors", tmp_path / "d", settings={"images": 16}, resume=True, **resolution
         )
 
-    assert resumed().resolution == 32 and load_gan(tmp_path / "d.safetensors").card.images_seen == 16
+    assert resumed().resolution == 32 and load_gan(tmp_path / "d.safetensors").card.images_seen == 16 + 16
     with pytest.raises(ValueError, match="draws 32 px, not 64: resume it with that"):
         resumed(resolution=64)
     with pytest.raises(ValueError, match="among the pictures"):

@@ -58,7 +58,7 @@ def train_folder(
     said, a new run has the preset "balanced", 64 pixels and the language model of `start_from` or the default one; a resumed
     run has its own. See `training_config` for a preset when resuming.
     `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
-    new run begins with its weights. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
+    new run begins with its weights, and where it shows no pictures (0 images, to learn to read alone) keeps its encoder. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
     raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError, ModuleNotFoundError or ValueError, in one sentence, before any long work.
     """
@@ -118,6 +118,7 @@ def train_folder(
         name=out.stem,
         data=f"{len(pictures.examples)} pictures of {data.resolve().name}",
         licenses=sorted({e.license for e in pictures.examples if e.license}),
+        images_seen=0 if start is None else start.card.images_seen,
     )
     gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
     if start is not None:
@@ -147,6 +148,8 @@ def train_folder(
         if first:
             publish_saved(run, dataset, out)
         raise
+    if start is not None and not config.images and start.resolution == resolution:
+        trained.encoder = start.encoder  # what draws has not changed, and so what it sees has not
     if first:
         publish(trained, dataset, out)
     return trained

@@ -229,6 +229,7 @@ class Trainer:
         self._run = RecordedSteps(self._learn, self._moving, self._drawn.settle) if recordable else self._learn
         self.step_number = 0
         self.images_seen = 0
+        self.images_before = gan.card.images_seen  # in the run that it begins from
         self.augment = config.augment
         self.calm = 1.0  # factor on the learning rates, halved whenever the run has diverged
 
@@ -424,7 +425,7 @@ class Trainer:
         tensor, learns no more."""
         with unfilled():
             gan = GAN(self.generator.config, self.discriminator.config, self.gan.recipe, self.gan.card)
-        gan.card.images_seen = self.images_seen
+        gan.card.images_seen = self.images_before + self.images_seen
         self.discriminator.eval()  # or reading a weight would advance its power iteration
         modules = dict(self.discriminator.named_modules())
         weights = {f"generator.{name}": value for name, value in self.ema.items()}
@@ -453,7 +454,8 @@ class Trainer:
         tensors |= {f"condition_norm.{k}": v for k, v in self.gan.condition_norm.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(f"optimizer.{name}.", optimizer)
-        counts = {"step": self.step_number, "images": self.images_seen, "calm": self.calm, "augment": self.augment}
+        counts = {"step": self.step_number, "images": self.images_seen, "before": self.images_before}
+        counts |= {"calm": self.calm, "augment": self.augment}
         counts |= {f"norm.{name}": norm.value.item() for name, norm in self.norms.items() if norm.value is not None}
         tensors |= {f"count.{name}": torch.tensor(value, dtype=torch.float64) for name, value in counts.items()}
         return {k: v.detach().clone().contiguous() for k, v in tensors.items()}
@@ -470,6 +472,7 @@ class Trainer:
             load_optimizer(optimizer, under(f"optimizer.{name}.", tensors))
         counts = {k: v.item() for k, v in under("count.", tensors).items()}
         self.step_number, self.images_seen = int(counts.pop("step")), int(counts.pop("images"))
+        self.images_before = int(counts.pop("before", 0))
         self.calm, self.augment = counts.pop("calm", 1.0), counts.pop("augment", self.config.augment)
         for norm in self.norms.values():
             norm.value = None
