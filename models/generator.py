@@ -30,6 +30,7 @@ SQRT2 = 2**0.5
 CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far below fp16's 65504
 RGB_GAIN = 0.1  # with unit gain the pixel range runs away early in training
 LOOK_SHARPNESS = 4.0  # makes one look of the prompt's of nearly every z
+DECISION = 8.0  # times as sharply look and concept are chosen for a picture: a tenth of a second one is a ghost in it
 USUAL_LOOK = 2.0  # standard deviations that full truncation puts the first look ahead
 OPAQUE = 2.0  # logit of the opacity at first: on white, where most pictures stand, it makes no difference
 
@@ -429,7 +430,7 @@ class Generator(nn.Module):
         # The looks scaled, or z, whose share is large from the start, would be louder for most of a training.
         return Text(tokens, mask, vector, self.memory(layout.pooled), 8 * self.look_from_text(layout.pooled), layout)
 
-    def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0) -> Code:
+    def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, decision: float = DECISION) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
         The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
@@ -440,12 +441,12 @@ class Generator(nn.Module):
         if self.config.concepts:
             concepts = text.concepts
             if self.config.chooses:
-                concepts = self.memory.choose(concepts, truncation_psi * z, text.choice)
+                concepts = self.memory.choose(concepts, truncation_psi * z, text.choice, decision)
             vector = vector + concepts @ self.memory.codes
             picked = truncation_psi * z[:, : self.config.looks]
             picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
             logits = LOOK_SHARPNESS * picked[:, None] + text.looks
-            looks = logits.softmax(2)
+            looks = (decision * logits).softmax(2)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(concepts, looks)
         if self.config.things:
@@ -485,6 +486,7 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0, layout: Layout | None = None
     ) -> Tensor:
-        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool."""
+        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. Less decided than a
+        picture is drawn by `code`: to learn, every concept and look that may be meant gets its share."""
         text = self.read(tokens, pooled, mask, layout)
-        return self.synthesize(self.code(z, text, truncation_psi), text)
+        return self.synthesize(self.code(z, text, truncation_psi, decision=1.0), text)

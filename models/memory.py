@@ -46,16 +46,17 @@ class ConceptMemory(nn.Module):
         return (SHARPNESS * similarity).softmax(-1)
 
     @unrounded
-    def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None) -> Tensor:
+    def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None, decision: float = 1.0) -> Tensor:
         """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts, or
         as far as `choice` [B] says: at 0 they stay as they are.
 
-        softmax(6 log w + 3 z·r) with a random direction r for each concept: close to the Gumbel-max trick (Gumbel 1954;
-        Maddison et al. 2014, arXiv 1411.0030) but smooth in z, so that a walk through z glides from one to the next.
+        softmax(d (6 log w + 3 z·r)) with a random direction r for each concept and the `decision` d: close to the Gumbel-max
+        trick (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030), d the inverse of its temperature, but smooth in z, so that a
+        walk through z glides from one to the next.
         """
         word = z.float() @ self._choices(self.keys).t()
         far = torch.ones(len(z), device=z.device) if choice is None else choice
-        certainty, loud = (1 + (CERTAINTY - 1) * far)[:, None, None], (CHOICE * far)[:, None, None]
+        certainty, loud = (1 + (decision * CERTAINTY - 1) * far)[:, None, None], (decision * CHOICE * far)[:, None, None]
         return (certainty * concepts.clamp(min=1e-12).log() + loud * word[:, None]).softmax(-1)
 
     @torch.no_grad()

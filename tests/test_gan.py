@@ -11,9 +11,10 @@ from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
 from llm_gan.models.gan import GAN, ConditionNorm, Latent, Scores, in_parts
-from llm_gan.models.generator import Generator, GeneratorConfig, bilinear
+from llm_gan.models.generator import DECISION, Generator, GeneratorConfig, bilinear
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.memory import ConceptMemory
+from llm_gan.models.pictures import from_network
 
 WIDTH = 32
 SMALL = GeneratorConfig(
@@ -385,11 +386,26 @@ def test_z_chooses_among_the_concepts_that_a_prompt_may_mean():
     assert chosen.amax(1).mean() > 0.85 and chosen.sum(1).allclose(torch.ones(400))
     assert usual[3] == usual[9] > 0.49  # what is typical stays a blend of both
     with torch.no_grad():
+        decided = memory.choose(either, z, decision=DECISION)[:, 0]
+    blends, ghosts = ((weights.amax(1) < 0.9).float().mean() for weights in (chosen, decided))
+    assert torch.equal(decided.argmax(1), chosen.argmax(1)) and ghosts < blends / 2
+    with torch.no_grad():
         far = memory.choose(either, z, torch.linspace(0, 1, 400))[:, 0]
     assert torch.allclose(far[0], either[0, 0] / either[0, 0].sum(), atol=1e-6) and torch.equal(far[-1], chosen[-1])
     looks = z.clone()
     looks[:, :5] = 5
     assert torch.equal(memory.choose(either, looks)[:, 0].argmax(1) == 3, first)  # the look is another question
+
+
+def test_a_picture_is_drawn_more_decidedly_than_it_is_learnt():
+    gan, c = small_gan(), condition(3)
+    z, words = gan.sample_z(0, 3), (*gan.condition_norm(c.tokens, c.pooled), c.mask)
+    with torch.no_grad():
+        text = gan.generator.read(*words)
+        learnt, drawn = gan.generator.code(z, text, decision=1.0), gan.generator.code(z, text)
+        assert torch.equal(gan.generator(z, *words), gan.generator.synthesize(learnt, text))
+    assert torch.equal(learnt.looks, drawn.looks) and not torch.allclose(learnt.styles, drawn.styles)
+    assert torch.allclose(gan.generate(c, z)[0], from_network(gan.generator.synthesize(drawn, text)), atol=1e-5)
 
 
 def test_only_a_generator_that_chooses_does(tmp_path):

@@ -21,8 +21,10 @@ def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
     rows = [row for row in probed(dataset, captions) for _ in range(latents)]
     random = torch.Generator().manual_seed(1)
     z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(rows) // latents, 1)
+    z, *condition = (x.to(gan.device) for x in (z, *dataset.condition(rows)))
     with torch.no_grad():
-        return gan.generator(*(x.to(gan.device) for x in (z, *dataset.condition(rows)))).cpu()
+        text = gan.generator.read(*condition)
+        return gan.generator.synthesize(gan.generator.code(z, text), text).cpu()
 
 
 def sample_sheet(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Image:
