@@ -58,8 +58,9 @@ def train_folder(
     said, a new run has the preset "balanced", 64 pixels and the language model of `start_from` or the default one; a resumed
     run has its own. See `training_config` for a preset when resuming.
     `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
-    new run begins with its weights, and where it shows no pictures (0 images, to learn to read alone) keeps its encoder. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress`
-    raises, `out` receives the model as it was then.
+    new run begins with its weights and its count of pictures, and where it shows none (0 images, to learn to read alone) keeps
+    its encoder. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress` raises, `out`
+    receives the model as it was then.
     Raises FileNotFoundError, FileExistsError, ModuleNotFoundError or ValueError, in one sentence, before any long work.
     """
     check_out(out, run, resume, data)

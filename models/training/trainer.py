@@ -229,7 +229,7 @@ class Trainer:
         self._run = RecordedSteps(self._learn, self._moving, self._drawn.settle) if recordable else self._learn
         self.step_number = 0
         self.images_seen = 0
-        self.images_before = gan.card.images_seen  # in the run that it begins from
+        self.images_before = gan.card.images_seen  # by what it begins from
         self.augment = config.augment
         self.calm = 1.0  # factor on the learning rates, halved whenever the run has diverged
 
