@@ -91,6 +91,11 @@ class Text(NamedTuple):
         return self._replace(layout=self.layout._replace(tints=torch.where(own[:, :, :1] > 0, own, said)))
 
 
+def weights_of_looks(logits: Tensor, decision: float = DECISION) -> Tensor:
+    """How much of each look a picture has [...,L], of the logits in its `Code`."""
+    return (decision * logits).softmax(-1)
+
+
 class Code(NamedTuple):
     """All that tells one picture of a prompt from another: of each thing a style vector for each convolution, coarse to
     fine [B,M,num_styles,w_dim+text_dim], and the sketch [B,M,C,R,R] from the memory of concepts, in the look whose logits
@@ -446,7 +451,7 @@ class Generator(nn.Module):
             picked = truncation_psi * z[:, : self.config.looks]
             picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
             logits = LOOK_SHARPNESS * picked[:, None] + text.looks
-            looks = (decision * logits).softmax(2)
+            looks = weights_of_looks(logits, decision)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(concepts, looks)
         if self.config.things:

@@ -20,7 +20,7 @@ from .condition import Condition
 from .data.scenes import MAX_THINGS
 from .data.sentences import CHINESE, ENGLISH, RGB
 from .gan import LATENT_DIMENSIONS, AnyGAN, Latent
-from .generator import DECISION, LOOK_SHARPNESS, Generator
+from .generator import LOOK_SHARPNESS, Generator, weights_of_looks
 from .tensors import save_tensors
 from .tint import given
 
@@ -71,7 +71,7 @@ def mix(
 def _styles_of(generator: Generator, z: Tensor, looks: Tensor) -> Tensor:
     """What z [N,z_dim] and the logits of looks [N,L] have in every style [N,w_dim], fp32 on the CPU."""
     device = generator.canvas.weight.device
-    return (generator.mapping(z.to(device)) + generator.look_to_style((DECISION * looks.to(device)).softmax(1))).cpu()
+    return (generator.mapping(z.to(device)) + generator.look_to_style(weights_of_looks(looks.to(device)))).cpu()
 
 
 def join(latents: Sequence[Latent]) -> Latent:

@@ -262,8 +262,8 @@ def build_dataset(
         for caption in torch.cat(captions).unique().tolist():
             meant[caption].append(picture)
     # Words with which names end, and which are no keyword, are none of the captions: a "moon" may be any of the moons.
-    endings = [thing.caption for scene in scenes for thing in scene.things if not meant[index[thing.caption]]]
-    for ending in set(endings):
+    endings = {thing.caption for scene in scenes for thing in scene.things if not meant[index[thing.caption]]}
+    for ending in endings:
         meant[index[ending]] = [i for i, own in enumerate(examples) if any(name.endswith(f" {ending}") for name in own.captions)]
     return Dataset(
         read.pixels,
