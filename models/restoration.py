@@ -18,6 +18,7 @@ from .pictures import from_network, on_white
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
 FAR, SEAM = 0.1, 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
 EDGE = 0.2  # a step of this much at the rim, of pixels in -1..1, is rather an edge than a seam
+KEEP = 0.25  # of a picture that is restyled: with more, pieces of its own shape stand beside those of the other style
 LARGEST = 2048  # pixels, of a side of what is restored: of a picture, or where it only has holes, of a hole and what is around it
 
 
@@ -199,7 +200,7 @@ def restyle(
     condition: Condition,
     style: Condition | Latent,
     strength: float = 1.0,
-    keep: float = 0.5,
+    keep: float = KEEP,
     steps: int = 0,
     progress: Progress | None = None,
     batch_size: int = 16,

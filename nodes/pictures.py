@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..models.enlarger import DEFAULT_ENLARGER, SUFFIX, TIMES, check_times, enlarge, load_enlarger
 from ..models.gan import CACHED, Latent
 from ..models.inversion import for_images, invert
-from ..models.restoration import restore, restyle
+from ..models.restoration import KEEP, restore, restyle
 from . import comfyui
 from .conditioning import from_conditioning
 from .gan import draw, drawing_bytes
@@ -145,7 +145,7 @@ class Restyle(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "keep",
-                    default=0.5,
+                    default=KEEP,
                     min=0.0,
                     max=1.0,
                     step=0.05,

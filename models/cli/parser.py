@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--mask", type=Path, metavar="IMAGE", help="white where they are lost, of any size")
     restore.add_argument("--zoom", type=float, default=1.0, help="times larger (1)")
     restore.add_argument("--style", metavar="PROMPT", help="draw them anew by this prompt, which names a style, instead")
-    restore.add_argument("--keep", type=float, help="with --style: how much of the picture stays, 0 to 1 (0.5)")
+    restore.add_argument("--keep", type=float, help="with --style: how much of the picture stays, 0 to 1 (0.25)")
     restore.add_argument("--steps", type=_from_zero, default=0, help="of optimisation; 0 is one pass (0)")
     restore.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
     add_models(restore)

@@ -211,14 +211,14 @@ def restore(options: argparse.Namespace) -> None:
 
     from ..language.model import LanguageModel
     from ..pictures import read_picture, save_new, size_of, to_uint8
-    from ..restoration import restore, restyle
+    from ..restoration import KEEP, restore, restyle
 
     if options.style is None and options.keep is not None:
         raise ValueError("--keep says how much stays of a picture that is drawn in another style: give --style too.")
     if options.style is not None and (options.undo or options.mask or options.zoom != 1):
         raise ValueError("A picture is either mended (--undo, --mask, --zoom) or drawn in another style (--style): one at a time.")
     _check_folder(options.out)
-    keep = 0.5 if options.keep is None else options.keep
+    keep = KEEP if options.keep is None else options.keep
     device = find_device(options.device)
     for path in options.images:
         size_of(path)  # refuses what is no picture before any long work
