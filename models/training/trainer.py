@@ -75,7 +75,7 @@ class TrainingConfig:
     matching: float = 1.0  # the discriminator's second task, to tell a picture's caption from others, beside real from fake,
     guidance: float = 1.0  # and the generator's share in it
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
-    bf16: bool = False  # matrix products in bfloat16, weights and sums in fp32: for GPUs
+    bf16: bool = False  # matrix products in bfloat16, weights and sums in fp32: for GPUs, and CPUs with AMX
     scenes: int = 0  # sentences over one to three of the pictures on one canvas, to learn composition from
     seed: int = 0
 
@@ -215,8 +215,8 @@ class Trainer:
                 self.trained, config.lr_discriminator, (0.5, 0.99), fused=True, capturable=recordable
             ),
         }
+        self.discriminator.to(memory_format=torch.channels_last)  # which its convolutions are made for
         if recordable:
-            self.discriminator.to(memory_format=torch.channels_last)  # which its convolutions are made for
             for group in chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers.values()):
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)  # which a recording reads anew
         if self.generator.config.concepts:
