@@ -69,6 +69,7 @@ SHORTEST_ROW = 16  # numbers: of a shorter row the scale would cost what int8 sa
 BOUNDS = {
     "channels": (4, 4096),
     "chooses": (0, 1),
+    "shown": (0, 1),
     "z_dim": (1, 1024),
     "w_dim": (1, 1024),
     "text_dim": (8, 4096),
@@ -92,7 +93,7 @@ BOUNDS = {
     "refiner_channels": (1, 2048),
 }
 # Not in the first checkpoints, which had none of it.
-LATER = {"concepts", "chooses", "looks", "sketch_resolution", "sketch_channels", "look_channels", "things", "tints"}
+LATER = {"concepts", "chooses", "looks", "shown", "sketch_resolution", "sketch_channels", "look_channels", "things", "tints"}
 LISTS = ("channels", "attention", "mixed", "pixel_channels", "refiner_channels")
 RESOLUTIONS = (16, 32, 64, 128, 256, 512)
 
@@ -249,8 +250,8 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
 def as_it_runs(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor `name` of a GAN whose convolutions run in `dtype`, as it is computed with."""
     on_pixels = name.startswith(ON_PIXELS) and ".style." not in name
-    convolves = name.startswith("generator.") and name.endswith("weight") and tensor.ndim == 4
-    # As the activations are, or small convolutions would turn them round for every picture.
+    convolves = name.endswith("weight") and tensor.ndim == 4
+    # As the activations are, or small convolutions would turn them round for every picture, and depthwise ones take twice the time.
     layout = torch.channels_last if convolves else torch.preserve_format
     return tensor.to(dtype if on_pixels else torch.float32, memory_format=layout)
 

@@ -30,8 +30,10 @@ SQRT2 = 2**0.5
 CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far below fp16's 65504
 RGB_GAIN = 0.1  # with unit gain the pixel range runs away early in training
 LOOK_SHARPNESS = 4.0  # makes one look of the prompt's of nearly every z
-DECISION = 8.0  # times as sharply look and concept are chosen for a picture: a tenth of a second one is a ghost in it
+DECISION = 24.0  # times as sharply look and concept are chosen for a picture: a tenth of a second one is a ghost in it
 USUAL_LOOK = 2.0  # standard deviations that full truncation puts the first look ahead
+UNSHOWN = 24.0  # logits by which a look that a concept was never shown in falls behind: z seldom puts one so far ahead,
+ASKED = 5.0  # unless the prompt gives it so many or more, as one that names a style does
 OPAQUE = 2.0  # logit of the opacity at first: on white, where most pictures stand, it makes no difference
 
 
@@ -50,6 +52,7 @@ class GeneratorConfig:
     concepts: int = 0  # that the concept memory holds, 0: no such memory,
     chooses: int = 0  # 1: where the prompt may mean several of them, z picks one; 0: they are drawn as a blend,
     looks: int = 5  # of each that it tells apart,
+    shown: int = 0  # 1: it knows which of them each concept was shown in, and z picks one of those; 0: z picks any,
     sketch_resolution: int = 16  # pixels,
     sketch_channels: int = 6  # that all looks share,
     look_channels: int = 3  # and that each has of its own
@@ -438,8 +441,9 @@ class Generator(nn.Module):
     def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, decision: float = DECISION) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
-        The look is a softmax over the first entries of z and what the text asks for; psi draws it to the first look, not
-        to a blend of all, which would be none. Of several concepts that the text may mean, the others of z choose.
+        The look is a softmax over the first entries of z, as far as the concept was shown in it, and what the text asks for;
+        psi draws it to the first look, not to a blend of all, which would be none. Of several concepts that the text may
+        mean, the others of z choose.
         """
         w, vector = self.mapping(z, truncation_psi)[:, None], text.vector
         sketch = logits = None
@@ -448,9 +452,10 @@ class Generator(nn.Module):
             if self.config.chooses:
                 concepts = self.memory.choose(concepts, truncation_psi * z, text.choice, decision)
             vector = vector + concepts @ self.memory.codes
-            picked = truncation_psi * z[:, : self.config.looks]
-            picked[:, 0] += (1 - truncation_psi) * USUAL_LOOK
-            logits = LOOK_SHARPNESS * picked[:, None] + text.looks
+            shown = concepts @ self.memory.shown if self.config.shown else torch.ones_like(text.looks)
+            first = shown * F.pad((1 - shown).cumprod(2), (1, -1), value=1.0)
+            picked = truncation_psi * z[:, None, : self.config.looks] + (1 - truncation_psi) * USUAL_LOOK * first
+            logits = LOOK_SHARPNESS * picked + text.looks - UNSHOWN * (1 - shown) * (ASKED - text.looks).sigmoid()
             looks = weights_of_looks(logits, decision)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(concepts, looks)

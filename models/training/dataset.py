@@ -123,6 +123,15 @@ class Dataset:
                 logits, directions = memory.chances(self.pooled[caption], rows)
                 self.choices[caption] = logits.masked_fill(rows < 0, -torch.inf), directions, shown
 
+    def looks_of(self, memory: ConceptMemory) -> Tensor:
+        """Which looks each concept of this memory is shown in [K,L], 0 or 1; one without a picture may have any."""
+        rows, shown = memory.rows_of(self.pooled, self.concepts), torch.zeros(memory.looks.shape[:2])
+        for anchor, concept in zip(self.anchors, self.shows):
+            if concept >= 0:
+                shown[rows[concept], anchor[: shown.shape[1]].argmax()] = 1
+        shown[~shown.any(1)] = 1
+        return shown
+
     def hold(self, device: torch.device) -> None:
         """Keep the pictures on a GPU, if they take but a small part of its memory: to send them there takes as long as a step."""
         if device.type == "cuda" and self.pictures.nbytes + self.opacity.nbytes <= HELD * torch.cuda.mem_get_info(device)[0]:

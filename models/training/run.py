@@ -105,12 +105,15 @@ def train_folder(
     pictures = read_pictures(examples, resolution, run / "cache", progress)
     if first:
         report_skipped(run, skipped + pictures.skipped)
+    begins = config.images > 0 and not resume  # to draw: where it goes on, or learns to read alone, z picks as it did
     if start is None:
-        generator = replace(shape, token_dim=model.width, concepts=len(concepts_of(pictures.examples)), chooses=1)
+        generator = replace(shape, token_dim=model.width, concepts=len(concepts_of(pictures.examples)), chooses=1, shown=1)
     else:
         known = start.generator.config
         channels = known.channels + shape.channels[len(known.channels) :]
-        generator = replace(known, resolution=resolution, channels=channels, chooses=int(known.concepts > 0))
+        remembers = int(known.concepts > 0)
+        shown = remembers if begins else known.shown
+        generator = replace(known, resolution=resolution, channels=channels, chooses=remembers, shown=shown)
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     if scenes:
         generator = replace(generator, things=MAX_THINGS, tints=generator.tints if resume else len(TINTS))
@@ -140,6 +143,8 @@ def train_folder(
         if dist.is_initialized():
             for weight in gan.generator.to(device).parameters():
                 dist.broadcast(weight.data, 0)
+    if generator.shown and begins:
+        gan.generator.memory.shown.copy_(dataset.looks_of(gan.generator.memory))
     if generator.chooses:
         dataset.choose_by(gan.generator.memory)
 
@@ -166,8 +171,12 @@ def read_training(data: Path) -> tuple[list[Example], list[Skipped]]:
 
 
 def device_settings(device: torch.device | str) -> dict[str, Any]:
-    """How a training is run on `device` where nothing else is said."""
-    return {"bf16": torch.cuda.is_bf16_supported()} if torch.device(device).type == "cuda" else {}
+    """How a training is run on `device` where nothing else is said: in bf16 where there are units that multiply it."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return {"bf16": torch.cuda.is_bf16_supported()}
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # which an older torch cannot tell
+    return {"bf16": kind == "cpu" and bool(capabilities.get("amx_bf16"))}
 
 
 def training_config(preset: str | None, pictures: int, own: dict[str, Any], given: dict[str, Any]) -> TrainingConfig:
