@@ -125,10 +125,9 @@ class Dataset:
 
     def looks_of(self, memory: ConceptMemory) -> Tensor:
         """Which looks each concept of this memory is shown in [K,L], 0 or 1; one without a picture may have any."""
-        rows, shown = memory.rows_of(self.pooled, self.concepts), torch.zeros(memory.looks.shape[:2])
-        for anchor, concept in zip(self.anchors, self.shows):
-            if concept >= 0:
-                shown[rows[concept], anchor[: shown.shape[1]].argmax()] = 1
+        own, shown = torch.tensor(self.shows), torch.zeros(memory.looks.shape[:2])
+        rows, looks = torch.tensor(memory.rows_of(self.pooled, self.concepts)), self.anchors[:, : shown.shape[1]].argmax(1)
+        shown[rows[own[own >= 0]], looks[own >= 0]] = 1
         shown[~shown.any(1)] = 1
         return shown
 

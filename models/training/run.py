@@ -136,10 +136,10 @@ def train_folder(
     del model
     if not resume:
         if first:
-            if generator.concepts and config.images:  # or what draws would not learn what its memory does now
+            if generator.concepts and begins:  # or what draws would not learn what its memory does now
                 fit_memory(gan.generator, dataset, config.seed, device)
             if scenes:
-                fit_reader(gan.generator, dataset, config.seed, device, progress, anyway=not config.images)
+                fit_reader(gan.generator, dataset, config.seed, device, progress, anyway=not begins)
         if dist.is_initialized():
             for weight in gan.generator.to(device).parameters():
                 dist.broadcast(weight.data, 0)
