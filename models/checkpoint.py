@@ -292,6 +292,8 @@ def fill(network: nn.Module, path: Path, device: torch.device | str, convert: Ca
                 raise ValueError(f"{path.name}: {name} holds {kind} numbers, of which no GAN is made: fetch the file again.")
             tensor = file.get_tensor(name)
             tensors[name] = convert(name, _whole(file, name, tensor, path) if name in small else tensor)
+            if tensors[name].data_ptr() == tensor.data_ptr() and tensor.device.type == "cpu":
+                tensors[name] = tensor.clone()  # out of the file, which Windows could not replace while a GAN lies in it
             if not is_finite(tensors[name]):
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
     network.load_state_dict(tensors, assign=True)

@@ -62,6 +62,8 @@ class Recipe:
             low, high = _BOUNDS.get(name, (None, None))
             if low is not None and not low <= value <= high:
                 raise ValueError(f"The condition recipe's {name} must lie between {low} and {high}, not {value}.")
+        if set(self.model) & set("/\\:"):  # a file that brings a recipe does not say what is opened
+            raise ValueError(f"The condition recipe names no language model, but a path: {self.model!r:.200}")
         if self.template.count("{prompt}") != 1:
             raise ValueError(f"The template must contain {{prompt}} exactly once, but is: {self.template!r:.200}")
         if self.pooling != "last":

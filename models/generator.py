@@ -94,7 +94,7 @@ class Text(NamedTuple):
         return self._replace(layout=self.layout._replace(tints=torch.where(own[:, :, :1] > 0, own, said)))
 
 
-def weights_of_looks(logits: Tensor, decision: float = DECISION) -> Tensor:
+def weights_of_looks(logits: Tensor, decision: float | Tensor = DECISION) -> Tensor:
     """How much of each look a picture has [...,L], of the logits in its `Code`."""
     return (decision * logits).softmax(-1)
 
@@ -438,7 +438,9 @@ class Generator(nn.Module):
         # The looks scaled, or z, whose share is large from the start, would be louder for most of a training.
         return Text(tokens, mask, vector, self.memory(layout.pooled), 8 * self.look_from_text(layout.pooled), layout)
 
-    def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, decision: float = DECISION) -> Code:
+    def code(
+        self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, decision: float | Tensor = DECISION
+    ) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
         The look is a softmax over the first entries of z, as far as the concept was shown in it, and what the text asks for;
@@ -494,9 +496,10 @@ class Generator(nn.Module):
         return torch.lerp(text.layout.background.float()[:, :, None, None], rgb, opacity)
 
     def forward(
-        self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, truncation_psi: float = 1.0, layout: Layout | None = None
+        self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None, decision: float | Tensor = 1.0
     ) -> Tensor:
-        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. Less decided than a
-        picture is drawn by `code`: to learn, every concept and look that may be meant gets its share."""
+        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool -> pictures [B,3,R,R].
+        Less decided, where nothing else is said, than a picture is drawn by `code`: to learn, every concept and look that may be
+        meant gets its share."""
         text = self.read(tokens, pooled, mask, layout)
-        return self.synthesize(self.code(z, text, truncation_psi, decision=1.0), text)
+        return self.synthesize(self.code(z, text, decision=decision), text)

@@ -16,6 +16,7 @@ from PIL import ImageColor
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .checkpoint import NUMBERS
 from .condition import Condition
 from .data.scenes import MAX_THINGS
 from .data.sentences import CHINESE, ENGLISH, RGB
@@ -32,11 +33,15 @@ MOST = 4096  # latents of one file or walk
 
 
 def layers_of(generator: nn.Module, ranges: Sequence[str]) -> list[int]:
-    """The style layers in some of RANGES; "all" is every one. ValueError for another name."""
+    """The style layers in some of RANGES; "all" is every one. ValueError for another name, and where the GAN has none of them."""
     if unknown := sorted(set(ranges) - {*RANGES, "all"}):
         raise ValueError(f"There is no range {unknown[0]!r} of layers: there are {', '.join(RANGES)} and all.")
     spans = [RANGES[name] if name != "all" else (0, math.inf) for name in ranges]
-    return [i for i, pixels in enumerate(generator.style_resolutions) if any(low <= pixels <= high for low, high in spans)]
+    found = [i for i, pixels in enumerate(generator.style_resolutions) if any(low <= pixels <= high for low, high in spans)]
+    if ranges and not found:
+        most = max(generator.style_resolutions)
+        raise ValueError(f"This GAN has no {' and '.join(ranges)} layers, its finest are of {most} px: take coarser ones, or all.")
+    return found
 
 
 @torch.no_grad()
@@ -75,7 +80,7 @@ def _styles_of(generator: Generator, z: Tensor, looks: Tensor) -> Tensor:
 
 
 def join(latents: Sequence[Latent]) -> Latent:
-    """Latents one after the other; edits that some lack are none there."""
+    """Latents one after the other; edits that some lack are none there, and a background counts where all have one."""
     joined = {"z": torch.cat([latent.z for latent in latents])}
     for name in ("style_shift", "sketch_shift", "tints"):
         shifts = [getattr(latent, name) for latent in latents]
@@ -253,6 +258,8 @@ def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
             count, *_ = file.get_slice("z").get_shape() or [0]
             if not 1 <= count <= MOST:
                 raise ValueError(f"{path.name} holds {count} latents: 1 to {MOST} can be read.")
+            if odd := {file.get_slice(name).get_dtype() for name in names}.difference(NUMBERS):
+                raise ValueError(f"{path.name} holds {min(odd)} numbers, of which no latent is made: save the latent again.")
             values = {name: file.get_tensor(name) for name in names}
             prompts = metadata.get("prompts", "1")
     except (SafetensorError, OSError) as error:

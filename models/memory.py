@@ -9,6 +9,8 @@ from .linear import Linear, few, product, unrounded
 
 CERTAINTY = 6.0  # times a concept's logarithmic weight,
 CHOICE = 3.0  # and times z's word for it, which is as loud as N(0,1): a name stays what it is, equals are told apart
+KNOWN = 0.5  # of the weight on one concept: its own captions find it with 0.6 to 1, other names with 0.05 to 0.7
+VALUES = ("codes", "shared", "looks")  # of each concept
 SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
 
 
@@ -48,7 +50,7 @@ class ConceptMemory(nn.Module):
         return (SHARPNESS * similarity).softmax(-1)
 
     @unrounded
-    def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None, decision: float = 1.0) -> Tensor:
+    def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None, decision: float | Tensor = 1.0) -> Tensor:
         """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts, or
         as far as `choice` [B] says: at 0 they stay as they are.
 
@@ -72,6 +74,31 @@ class ConceptMemory(nn.Module):
     def rows_of(self, pooled: Tensor, groups: list[list[int]]) -> list[int]:
         """Which row the captions of each group (rows of pooled [M,P]) find."""
         return [int(self(pooled[captions].to(self.keys.device)).sum(0).argmax()) for captions in groups]
+
+    @torch.no_grad()
+    def make_room(self, pooled: Tensor, groups: list[list[int]]) -> int:
+        """Add a row for every group of captions (rows of pooled [M,P]) that has none -> how many. A group has the row that it finds
+        with more than KNOWN of the weight, unless another group finds that more surely.
+
+        A new row begins as the blend that its captions found, so that they are drawn as before until they learn.
+        """
+        pooled = pooled.to(self.keys.device)
+        found = [self(pooled[captions]).mean(0).max(0) for captions in groups]
+        surest: dict[int, float] = {}
+        for weight, row in found:
+            surest[int(row)] = max(float(weight), surest.get(int(row), KNOWN))
+        new = [captions for captions, (weight, row) in zip(groups, found) if weight < surest[int(row)] or weight <= KNOWN]
+        if not new:
+            return 0
+        blends = torch.stack([self(pooled[captions]).mean(0) for captions in new])
+        keys = torch.stack([F.normalize(self.query(pooled[captions]), dim=1).mean(0) for captions in new])
+        added = {"keys": keys} | {name: blends @ getattr(self, name).flatten(1) for name in VALUES}
+        for name, rows in added.items():
+            weight = getattr(self, name)
+            setattr(self, name, nn.Parameter(torch.cat([weight, rows.view(-1, *weight.shape[1:])])))
+        if hasattr(self, "shown"):
+            self.shown = torch.cat([self.shown, self.shown.new_ones(len(new), self.shown.shape[1])])
+        return len(new)
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""

@@ -77,7 +77,8 @@ def _from_archive(file: BinaryIO) -> Any:
     if pickled is None:
         raise pickle.UnpicklingError("it is a zip file of something else")
     home = pickled.removesuffix("data.pkl")
-    if f"{home}byteorder" in entries and archive.read(f"{home}byteorder") != b"little":
+    # Read by entry: of two of one name, the name would give the last, however it is packed.
+    if (order := entries.get(f"{home}byteorder")) is not None and archive.read(order) != b"little":
         raise pickle.UnpicklingError("its numbers are in another order of bytes")
     # Copied where it is written to, which nobody does: torch warns of what cannot be.
     whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -89,7 +90,7 @@ def _from_archive(file: BinaryIO) -> Any:
         start += 30 + sum(int.from_bytes(whole[start + at : start + at + 2], "little") for at in (26, 28))  # past its names
         return torch.frombuffer(whole, dtype=kind, count=count, offset=start)
 
-    return _Reader(io.BytesIO(archive.read(pickled)), numbers).load()
+    return _Reader(io.BytesIO(archive.read(entries[pickled])), numbers).load()
 
 
 def _from_old_file(file: BinaryIO) -> Any:
@@ -175,6 +176,14 @@ class _Reader(pickle._Unpickler):
         elif not isinstance(whole, dict):  # of whose attributes nothing is needed
             raise pickle.UnpicklingError("it changes what it may not")
 
+    def load_bytearray8(self) -> None:
+        """Bytes, as many as there are: Python would make room for as many as are said."""
+        count = int.from_bytes(self.read(8), "little")
+        data = self.read(count)
+        if len(data) < count:
+            raise pickle.UnpicklingError("it is shorter than it says")
+        self.append(data)
+
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._fill([key, value])
@@ -208,6 +217,7 @@ class _Reader(pickle._Unpickler):
         self.pop_mark()
 
     dispatch = pickle._Unpickler.dispatch | {
+        pickle.BYTEARRAY8[0]: load_bytearray8,
         pickle.REDUCE[0]: load_reduce,
         pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem,

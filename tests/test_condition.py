@@ -34,6 +34,8 @@ def test_recipe_survives_json():
     ({"template": "{prompt}" + "x" * 5000}, "template must hold 1 to 2000 characters"),
     ({"pooling": "mean"}, "pooling must be"),
     ({"model": None}, "model must be of type str"),
+    ({"model": "\\\\host\\share\\model"}, "names no language model, but a path"),
+    ({"model": "/home/someone/model"}, "names no language model, but a path"),
     ({"colour": "red"}, "unknown entries: colour"),
 ])
 def test_recipe_refuses_what_is_out_of_bounds(change, words):

@@ -6,7 +6,7 @@ from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan
 from llm_gan.models.condition import Recipe
 from llm_gan.models.data.sentences import ENGLISH
 from llm_gan.models.gan import GAN, Latent
-from llm_gan.models.generator import GeneratorConfig
+from llm_gan.models.generator import Generator, GeneratorConfig
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.latents import (
     average,
@@ -79,6 +79,8 @@ def test_the_ranges_share_out_the_layers(gan):
     assert sum(parts, []) == layers_of(gan.generator, ["all"]) == list(range(gan.generator.num_styles))
     with pytest.raises(ValueError, match="no range 'huge'"):
         layers_of(gan.generator, ["huge"])
+    with pytest.raises(ValueError, match="no fine layers, its finest are of 32 px"):
+        layers_of(Generator(GeneratorConfig.at(64)), ["fine"])
 
 
 def test_what_was_not_drawn_cannot_be_mixed(gan, apples):

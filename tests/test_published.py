@@ -473,6 +473,7 @@ HOSTILE_PICKLES = {
     "a class named by a list": (
         lambda: b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n}\x8c\nclass_name]s\x85R.", "by none"),
     "numbers named by a tuple": (lambda: _named(("a",)), "names its numbers by none"),
+    "more bytes than there are": (lambda: b"\x80\x05\x96" + (2**31).to_bytes(8, "little") + b".", "shorter than it says"),
 }  # fmt: skip
 
 
@@ -484,6 +485,14 @@ def test_a_hostile_pickle_is_refused_in_a_sentence(kind, tmp_path):
     with pytest.raises(ValueError, match=message) as refusal:
         read_pickle(tmp_path / "x.pkl")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_two_entries_of_one_name_the_one_that_is_stored_is_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps("stored"))
+        archive.writestr("x/data.pkl", pickle.dumps("packed"), zipfile.ZIP_DEFLATED)
+    assert read_pickle(tmp_path / "x.pt") == "stored"
 
 
 def test_what_a_pickle_names_is_not_imported(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.training import loop, run as run_module
 from llm_gan.models.training.augment import Augmentation
-from llm_gan.models.training.dataset import build_dataset
+from llm_gan.models.training.dataset import Dataset, build_dataset
 from llm_gan.models.training.encoder import EncoderTraining, draw_kinds, train_encoder, train_encoder_folder
 from llm_gan.models.training.log import RunLog
 from llm_gan.models.training.loop import learn
@@ -180,6 +181,20 @@ def test_augmentation_adapts_to_the_discriminator(folder, tmp_path):
     assert 0.7 < known[0] < known[1] < known[2] and 0.7 > unknown[0] > unknown[1] > unknown[2]
 
 
+def test_concepts_and_looks_are_chosen_as_sharply_as_is_said(folder, tmp_path):
+    def first_of(ends):
+        trainer = Trainer(*setup(folder, tmp_path), TrainingConfig(images=16, batch_size=8, warmup=1, decision=ends))
+        sharpness = [trainer._given().decision.item()]
+        paired = trainer.step()["paired"]
+        for _ in range(2):
+            sharpness.append(trainer._given().decision.item())
+            trainer.step()
+        return sharpness, paired
+
+    (rising, soft), (sharp, hard) = first_of((1.0, 25.0)), first_of((25.0, 25.0))
+    assert rising == pytest.approx([1, 5, 25]) and sharp == [25, 25, 25] and soft != hard
+
+
 def test_bfloat16_makes_nearly_the_same_step(folder, tmp_path):
     def after(bf16):
         trainer = Trainer(*setup(folder, tmp_path), TrainingConfig(images=80, adversarial_from=0.0, warmup=1, bf16=bf16))
@@ -322,6 +337,32 @@ def test_resume_is_bit_exact(folder, tmp_path):
     assert ours.keys() == theirs.keys()
     different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
     assert not different
+
+
+def test_a_resumed_run_chooses_by_the_numbers_that_it_drew_with(folder, read, monkeypatch):
+    trained, _ = read
+    lines = (folder / "metadata.jsonl").read_text().replace(' square"]', ' square", "shape"]')
+    (folder / "metadata.jsonl").write_text(lines)
+    choose, chances = Dataset.choose_by, []
+
+    def noted(dataset, memory):
+        choose(dataset, memory)
+        chances.append([logits for logits, _, _ in dataset.choices.values()])
+
+    monkeypatch.setattr(Dataset, "choose_by", noted)
+    trained()
+    trained(resume=True, settings={"images": 16})
+    first, then = chances
+    assert len(first) == len(then) > 0 and all(map(torch.equal, first, then))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no /proc/self/maps here to see what is mapped")
+def test_no_file_that_will_be_replaced_stays_mapped(read, tmp_path):
+    trained, _ = read
+    trained()
+    kept = load_gan(tmp_path / "run" / "model.safetensors"), read_state(tmp_path / "run")  # Windows replaces none that is
+    mapped = Path("/proc/self/maps").read_text()
+    assert all(kept) and not any(f"{tmp_path}/run/{name}.safetensors" in mapped for name in ("model", "state"))
 
 
 def test_killed_within_a_step_a_run_resumes_from_its_last_state(folder, tmp_path, monkeypatch):
@@ -582,6 +623,42 @@ def test_a_gan_knows_in_which_looks_it_was_shown_what(read, tmp_path):
     assert trained(resume=True, settings={"images": 16}).generator.config.shown == 0
 
 
+def test_captions_that_are_not_read_to_their_ends_are_named(folder, tmp_path, caplog):
+    class Short(Reader):
+        def recipe(self):
+            return replace(super().recipe(), max_tokens=2)  # as many as it gives to every caption
+
+        def unread(self, caption):
+            return caption.partition(", ")[2]
+
+    gan, _ = setup(folder, tmp_path / "whole")
+    assert not caplog.records
+    examples = [example for example in read_folder(folder)[0] if example.split == "train"]
+    build_dataset(read_pictures(examples, RESOLUTION), gan.generator.config, Short(), gan.condition_norm, tmp_path / "cut")
+    assert caplog.messages[0].startswith("5 captions are longer than the 2 tokens that are read, as 'blue square, light', without")
+
+
+def test_a_gan_makes_room_for_what_a_folder_adds_to_it(folder, read, caplog):
+    trained, _ = read
+    first = trained()
+    more = {"orange": (240, 150, 30), "purple": (120, 30, 200)}
+    for name, colour in more.items():
+        Image.new("RGB", (24, 24), colour).save(folder / f"{name}.png")
+    with open(folder / "metadata.jsonl", "a") as lines:
+        for name in more:
+            lines.write("\n" + json.dumps({"file_name": f"{name}.png", "captions": {"en": [f"{name} square"]}, "license": "CC0"}))
+
+    assert "room" not in caplog.text
+    assert trained(resume=True, settings={"images": 16}).generator.config.concepts == 3
+    assert "tell 5 things apart, and the GAN has room for the 3" in caplog.text
+    first.card.licenses = ["MIT"]
+    second = trained("more", start_from=first)
+    memory = second.generator.memory
+    assert second.generator.config.concepts == 5 == len(memory.keys) and second.card.licenses == ["CC0", "MIT"]
+    assert sorted(memory.shown.sum(1).tolist()) == [1, 1, 1, 2, 2] and len(first.generator.memory.keys) == 3
+    assert trained("more", resume=True, settings={"images": 16}).generator.config.concepts == 5
+
+
 def test_scenes_cannot_be_begun_on_the_way(read, monkeypatch):
     trained, _ = read
     monkeypatch.setattr(run_module, "compose", lambda examples, count: [])
@@ -677,7 +754,7 @@ def test_scenes_cannot_be_learnt_by_a_gan_without_a_memory(folder, tmp_path, mon
 
 @pytest.mark.parametrize("settings", [
     {"batch_size": 0}, {"images": -5}, {"lr_generator": math.nan}, {"betas": [2, 2]}, {"ema_half_life": 0}, {"decay": 0},
-    {"warmup": 0}, {"seed": -1}, {"paired": -1.0},
+    {"warmup": 0}, {"seed": -1}, {"paired": -1.0}, {"decision": (0.0, 24.0)},
 ])  # fmt: skip
 def test_settings_that_no_training_can_be_run_with_are_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} = .* should be from"):

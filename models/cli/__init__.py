@@ -1,5 +1,6 @@
 """The command `llm-gan`: the library from a shell. Every command answers --help."""
 
+import io
 import logging
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from .parser import parser
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 if it did its work, 1 with one sentence on stderr if it could not, 130 if interrupted."""
     options = parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that a redirected Windows console cannot write end no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s")
     logging.getLogger(__name__.rpartition(".")[0]).setLevel(logging.INFO)  # and not what other libraries note down
     try:

@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     train = command("train", gans.train, "Train a GAN on a folder of captioned pictures.")
     train.add_argument("data", type=Path, metavar="DIR")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
-    train.add_argument("--resolution", type=int, help="pixels, a power of two from 16 to 512 (64, or the resumed run's)")
+    train.add_argument("--resolution", type=int, help="pixels, a power of two from 16 to 512 (64, or those of --start-from)")
     train.add_argument("--preset", help="quick, balanced or best: how often each picture is shown (balanced, or the run's)")
     train.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     train.add_argument("--batch-size", type=int, help="of each process (8)")

@@ -2,6 +2,7 @@
 and the scenes that are composed of them."""
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from ..layout import Layout
 from ..memory import ConceptMemory
 from ..tensors import cached_tensors
 from ..tint import given
+
+log = logging.getLogger(__name__)
 
 STYLED = 0.5  # share of draws that use a caption naming the style, where a picture has one
 KEYWORD = 0.12  # and a keyword: enough to learn what they hint at, but they mean too many pictures to learn drawing from
@@ -124,11 +127,11 @@ class Dataset:
                 self.choices[caption] = logits.masked_fill(rows < 0, -torch.inf), directions, shown
 
     def looks_of(self, memory: ConceptMemory) -> Tensor:
-        """Which looks each concept of this memory is shown in [K,L], 0 or 1; one without a picture may have any."""
-        own, shown = torch.tensor(self.shows), torch.zeros(memory.looks.shape[:2])
+        """Which looks each concept of this memory is shown in [K,L], 0 or 1; one without a picture as the memory has it."""
+        own, shown = torch.tensor(self.shows), memory.shown.cpu().clone()
         rows, looks = torch.tensor(memory.rows_of(self.pooled, self.concepts)), self.anchors[:, : shown.shape[1]].argmax(1)
+        shown[rows] = 0
         shown[rows[own[own >= 0]], looks[own >= 0]] = 1
-        shown[~shown.any(1)] = 1
         return shown
 
     def hold(self, device: torch.device) -> None:
@@ -256,6 +259,7 @@ def build_dataset(
     texts += sorted(said - index.keys())
     index |= {text: i for i, text in enumerate(texts)}
     tokens, lengths, pooled = _conditions(texts, model, cache, progress)
+    warn_of_unread([text for text, length in zip(texts[:alone], lengths) if length == model.recipe().max_tokens], model)
     ends = lengths.cumsum(0).tolist()
     if fit:
         norm.fit(tokens[: ends[alone - 1]], pooled[:alone])
@@ -287,6 +291,16 @@ def build_dataset(
         read.opacity,
         [_row(scene, index) for scene in scenes],
     )
+
+
+def warn_of_unread(longest: Sequence[str], model: LanguageModel) -> None:
+    """Say what is not read of the captions that have as many tokens as are read."""
+    ends = {caption: rest for caption in longest if (rest := model.unread(caption))}
+    if ends:
+        log.warning(
+            "%d captions are longer than the %d tokens that are read, as %r, without its %r: let what tells pictures apart come first.",
+            len(ends), model.recipe().max_tokens, *next(iter(ends.items())),
+        )  # fmt: skip
 
 
 def _row(scene: Scene, index: dict[str, int]) -> SceneRow:

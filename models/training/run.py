@@ -55,12 +55,12 @@ def train_folder(
     """Train on the captioned pictures of `data` and write the checkpoint `out`; `run` keeps log, samples and state.
 
     `settings` are fields of `TrainingConfig` that differ from the preset, or when resuming from the run's own. Where nothing is
-    said, a new run has the preset "balanced", 64 pixels and the language model of `start_from` or the default one; a resumed
-    run has its own. See `training_config` for a preset when resuming.
+    said, a new run has the preset "balanced", the resolution and the language model of `start_from`, or else 64 pixels and the
+    default one; a resumed run has its own. See `training_config` for a preset when resuming.
     `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
-    new run begins with its weights and its count of pictures, and where it shows none (0 images, to learn to read alone) keeps
-    its encoder. Started by `torchrun` or `accelerate launch`, the processes share every batch. Where `progress` raises, `out`
-    receives the model as it was then.
+    new run begins with its weights, licences and count of pictures, and with room for what is new to it; where it shows no
+    pictures (0 images, to learn to read alone) it keeps its encoder. Started by `torchrun` or `accelerate launch`, the processes
+    share every batch. Where `progress` raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError, ModuleNotFoundError or ValueError, in one sentence, before any long work.
     """
     check_out(out, run, resume, data)
@@ -73,9 +73,9 @@ def train_folder(
     if resume:
         if resolution not in (None, start.resolution):
             raise ValueError(f"The run in {run} draws {start.resolution} px, not {resolution}: resume it with that.")
-        resolution = start.resolution
     own = device_settings(device) | (read_settings(run, TrainingConfig) if resume else {})
-    resolution = 64 if resolution is None else resolution
+    if resolution is None:
+        resolution = 64 if start is None else start.resolution
     shape = GeneratorConfig.at(resolution)  # refuses a resolution it cannot draw
     examples, skipped = read_training(data)
     config = training_config(preset, len(examples), own, settings or {})
@@ -121,7 +121,7 @@ def train_folder(
     card = Card(
         name=out.stem,
         data=f"{len(pictures.examples)} pictures of {data.resolve().name}",
-        licenses=sorted({e.license for e in pictures.examples if e.license}),
+        licenses=sorted({e.license for e in pictures.examples if e.license} | set(start.card.licenses if start else ())),
         images_seen=0 if start is None else start.card.images_seen,
     )
     gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
@@ -129,14 +129,23 @@ def train_folder(
         _take_over(gan, start)
     gan.discriminator.projected.features = features
     dataset = build_dataset(pictures, generator, model, gan.condition_norm, run / "cache", scenes, start is None, progress)
+    memory = gan.generator.memory if generator.concepts else None
     if start is None:
-        gan.generator.memory.remember(dataset.pooled, dataset.concepts)
+        memory.remember(dataset.pooled, dataset.concepts)
+    elif memory is not None and begins:
+        memory.make_room(dataset.pooled, dataset.concepts)
+        gan.generator.config = generator = replace(generator, concepts=len(memory.keys))
+    elif memory is not None and len(dataset.concepts) > len(memory.keys):
+        log.warning(
+            "The captions tell %d things apart, and the GAN has room for the %d of its training: start another run from it, and it "
+            "makes room.", len(dataset.concepts), len(memory.keys),
+        )  # fmt: skip
     if first and dist.is_initialized():
         dist.barrier()
     del model
     if not resume:
         if first:
-            if generator.concepts and begins:  # or what draws would not learn what its memory does now
+            if memory is not None and begins:  # or what draws would not learn what its memory does now
                 fit_memory(gan.generator, dataset, config.seed, device)
             if scenes:
                 fit_reader(gan.generator, dataset, config.seed, device, progress, anyway=not begins)
@@ -144,9 +153,7 @@ def train_folder(
             for weight in gan.generator.to(device).parameters():
                 dist.broadcast(weight.data, 0)
     if generator.shown and begins:
-        gan.generator.memory.shown.copy_(dataset.looks_of(gan.generator.memory))
-    if generator.chooses:
-        dataset.choose_by(gan.generator.memory)
+        memory.shown.copy_(dataset.looks_of(memory))
 
     try:
         trained = train(gan, dataset, config, run, resume, device, save_every, tensorboard, progress, show)

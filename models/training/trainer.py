@@ -75,12 +75,13 @@ class TrainingConfig:
     matching: float = 1.0  # the discriminator's second task, to tell a picture's caption from others, beside real from fake,
     guidance: float = 1.0  # and the generator's share in it
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
+    decision: tuple[float, float] = (1.0, 1.0)  # how sharply look and concept are chosen, from the first step to the last
     bf16: bool = False  # matrix products in bfloat16, weights and sums in fp32: for GPUs, and CPUs with AMX
     scenes: int = 0  # sentences over one to three of the pictures on one canvas, to learn composition from
     seed: int = 0
 
     @classmethod
-    def preset(cls, name: str, pictures: int, **changes) -> "TrainingConfig":
+    def preset(cls, name: str, pictures: int, /, **changes) -> "TrainingConfig":
         """`quick`, `balanced` or `best` for a folder of so many pictures, with `changes` to single fields.
 
         Raises ValueError, naming what there is, for an unknown preset or field, a value of another type or beyond its limits.
@@ -126,6 +127,7 @@ LIMITS = {  # of settings; a share of the generator's step may be anything from 
     "decay": (1e-6, 1),
     "ema_half_life": (1, 1e9),
     "augment": (0, 1),
+    "decision": (1e-3, 1e3),
     "overfit": (-1, 1),
     "adversarial_from": (0, 1),
     "seed": (0, 2**40),
@@ -138,9 +140,10 @@ PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000
 class Given(NamedTuple):
     """All that a step takes from outside: the batch, and once the discriminator plays how both of its pictures are augmented, the
     noise [2,B/4,3,R,R] of its penalty, which every fourth picture bears, and the shares [2] that the two discriminators have in
-    the generator's step."""
+    the generator's step; `decision` [] is how sharply look and concept are chosen."""
 
     batch: Batch
+    decision: Tensor
     augment: Augmentation | None
     noise: Tensor | None
     shares: Tensor | None
@@ -254,12 +257,14 @@ class Trainer:
     def _given(self) -> Given:
         """What the next step is made of."""
         batch, random = self._drawn(self.step_number)
+        first, last = self.config.decision
+        decision = torch.tensor(first * (last / first) ** self.progress).to(self.device)
         if self.progress < self.config.adversarial_from:
-            return Given(batch, None, None, None)
+            return Given(batch, decision, None, None, None)
         size, rows, shape = self.config.batch_size * self.world, self._rows, batch.images.shape[1:]
         augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
         shares = torch.tensor([self._ramp(self.config.adversarial), self._ramp(self.config.raw)]).to(self.device)
-        return Given(batch, augment, self._noise(random, 2, size, *shape)[:, rows][:, ::4], shares)
+        return Given(batch, decision, augment, self._noise(random, 2, size, *shape)[:, rows][:, ::4], shares)
 
     def _moving(self) -> list[Tensor]:
         """All that `_learn` changes, the averaged generator not among it."""
@@ -278,7 +283,7 @@ class Trainer:
         config, projected = self.config, self.discriminator.projected
         batch, augment = given.batch, given.augment
         self.gan.train()
-        fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, layout=batch.layout)
+        fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, batch.layout, given.decision)
         seen = fake.detach().requires_grad_()
         real_view, fake_view = batch.images, seen
         if augment is not None:  # only a discriminator needs its pictures varied
@@ -505,6 +510,8 @@ def train(
     trainer = Trainer(gan, dataset, config, device)
     if resume:
         trainer.load(read_state(run))
+    if trainer.generator.config.chooses:  # by the very numbers that it draws with, which a checkpoint rounds
+        dataset.choose_by(trainer.generator.memory)
     figures_log = None
     if trainer.rank == 0:
         write_settings(config, run)
