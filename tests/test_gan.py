@@ -411,6 +411,32 @@ def test_z_chooses_among_the_concepts_that_a_prompt_may_mean():
     assert torch.equal(memory.choose(either, looks)[:, 0].argmax(1) == 3, first)  # the look is another question
 
 
+def test_a_memory_makes_room_for_what_is_new_to_it():
+    config = GeneratorConfig(32, (16, 16, 16), concepts=20, pooled_dim=48, text_dim=16, sketch_resolution=8, shown=1)
+    memory, random = ConceptMemory(config), torch.Generator().manual_seed(0)
+    pooled = (7 * torch.eye(48)[:24, None] + 0.2 * torch.randn(24, 3, 48, generator=random)).flatten(0, 1)
+    groups = torch.arange(72).view(24, 3).tolist()
+    with torch.no_grad():
+        memory.query.weight.copy_(torch.eye(48))
+        memory.keys.copy_(torch.eye(48)[:20])
+        memory.looks.normal_()
+        memory.shown[:, 1:] = 0
+        before = memory(pooled) @ memory.codes
+    kept = {name: weight.clone() for name, weight in memory.state_dict().items()}
+
+    assert memory.make_room(pooled, groups[5:20]) == 0 and len(memory.keys) == 20
+    twins = [[60, 61], [61, 62]]  # of one new thing: each has a place of its own
+    assert memory.make_room(pooled, [*groups[10:], *twins]) == 6
+    rows = memory.rows_of(pooled, groups)
+    assert rows[:20] == list(range(20)) and len(set(rows)) == 24
+    assert all(torch.equal(memory.state_dict()[name][:20], kept[name]) for name in ("keys", "codes", "shared", "looks", "shown"))
+    assert memory.shown[20:].all() and memory.looks.shape[0] == memory.shared.shape[0] == 26
+    with torch.no_grad():
+        after = memory(pooled) @ memory.codes
+    scale = memory.codes.std()
+    assert (after - before)[:60].abs().mean() < 0.02 * scale and (after - before).abs().max() < scale  # drawn as before
+
+
 def test_a_picture_is_drawn_more_decidedly_than_it_is_learnt():
     gan, c = small_gan(), condition(3)
     z, words = gan.sample_z(0, 3), (*gan.condition_norm(c.tokens, c.pooled), c.mask)
