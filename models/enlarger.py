@@ -17,7 +17,7 @@ from .checkpoint import file_metadata, fill, json_object, read_card, unfilled
 from .gan import CACHED, Card
 from .generator import bilinear
 from .linear import without_tf32
-from .pictures import from_network, on_white, to_network
+from .pictures import HIDDEN, from_network, on_white, to_network, white_where_clear
 from .tensors import save_tensors
 
 VERSION = "1"
@@ -66,19 +66,27 @@ def enlarge(enlarger: Enlarger, images: Tensor, times: int, progress: Callable[[
     """images [N,H,W,3] in 0..1, or [N,H,W,4] with opacity -> [N,times·H,times·W,3 or 4] in 0..1, fp32 on the CPU.
 
     `times` is 2, 4 or 8. Pictures are computed in strips, in little memory, to the same numbers as at once. `progress(done, total)`
-    is called after every picture and may raise to stop. ValueError where the result would be too large, or `times` is another.
+    is told after every strip how many pixels were looked at, of how many, and may raise to stop. ValueError where the result would
+    be too large, or `times` is another.
     """
     check_times(times, max(images.shape[1:3]))
-    device, whole = enlarger.first.weight.device, []
-    for done, image in enumerate(images.split(1), 1):
+    device, whole, doublings = enlarger.first.weight.device, [], times.bit_length() - 1
+    count, height, width, channels = images.shape
+    done, total = 0, count * (2 if channels == 4 else 1) * height * width * sum(4**n for n in range(doublings))
+
+    def report(pixels: int) -> None:
+        nonlocal done
+        done += pixels
+        if progress is not None:
+            progress(done, total)
+
+    for image in images.split(1):
         planes = [on_white(image), *([image[..., 3:].expand(-1, -1, -1, 3)] if image.shape[3] == 4 else [])]
         x = to_network(torch.cat(planes)).to(device)
-        for _ in range(times.bit_length() - 1):
-            x = torch.cat([_in_strips(enlarger, plane) for plane in x.split(1)])
+        for _ in range(doublings):
+            x = torch.cat([_in_strips(enlarger, plane, report) for plane in x.split(1)])
         colours, *opacity = from_network(x).cpu().split(1)
         whole.append(_seen_through(colours, opacity[0].mean(3, keepdim=True)) if opacity else colours)
-        if progress is not None:
-            progress(done, len(images))
     return torch.cat(whole)
 
 
@@ -91,20 +99,24 @@ def check_times(times: int, side: int) -> None:
 
 
 def _seen_through(on_white: Tensor, opacity: Tensor) -> Tensor:
-    """The colours [1,H,W,3] and opacity [1,H,W,1] of what looks like `on_white` on white."""
-    colours = (on_white - (1 - opacity)) / opacity.clamp(min=1 / 255)
-    return torch.cat([torch.where(opacity > 0, colours, on_white).clamp(0, 1), opacity], 3)
+    """[1,H,W,4], colours and opacity of what looks like `on_white` [1,H,W,3] on white and is so opaque, [1,H,W,1]."""
+    # What is nearly clear has next to nothing to tell its colour by: errors, many times as large.
+    colours = (on_white - (1 - opacity)) / opacity.clamp(min=HIDDEN)
+    return white_where_clear(torch.cat([colours.clamp(0, 1), opacity], 3))
 
 
-def _in_strips(enlarger: Enlarger, x: Tensor) -> Tensor:
-    """As `enlarger` does [1,3,H,W], from as many rows at a time as a CPU's cache holds the features of."""
+def _in_strips(enlarger: Enlarger, x: Tensor, report: Callable[[int], None]) -> Tensor:
+    """As `enlarger` does [1,3,H,W], from as many rows at a time as a CPU's cache holds the features of; `report` is told their
+    pixels."""
     height, width, reach = *x.shape[2:], enlarger.reach
     rows = max(CACHED // (4 * enlarger.config.channels * width), 4 * reach)
     strips = []
     for top in range(0, height, rows):
         above, below = max(top - reach, 0), min(top + rows + reach, height)
         strip = enlarger(x[:, :, above:below])
-        strips.append(strip[:, :, 2 * (top - above) : 2 * (min(top + rows, height) - above)].clamp(-1, 1))
+        bottom = min(top + rows, height)
+        strips.append(strip[:, :, 2 * (top - above) : 2 * (bottom - above)].clamp(-1, 1))
+        report((bottom - top) * width)
     return torch.cat(strips, 2)
 
 

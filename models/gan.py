@@ -16,7 +16,7 @@ from .encoder import Encoder
 from .generator import Generator, GeneratorConfig, Text
 from .layout import Layout
 from .linear import without_tf32
-from .pictures import from_network, to_network
+from .pictures import from_network, to_network, white_where_clear
 from .recorded import Recordings
 from .tuples import each
 
@@ -97,6 +97,10 @@ class Latent:
     def __getitem__(self, index: slice | list[int] | Tensor) -> "Latent":
         """The rows at `index`: the batch stays a dimension."""
         return Latent(**{name: tensor[index] for name, tensor in self.tensors().items()})
+
+    def prompt_of(self, row: int) -> int:
+        """Of which of its prompts a row was drawn."""
+        return row // (len(self) // self.prompts)
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that are there, by name."""
@@ -328,7 +332,7 @@ class GAN(AnyGAN):
         code = self.generator.code(z, text, psi).shifted(style_shift, sketch_shift)
         if transparent:
             rgb, opacity = self.generator.render(code, text)
-            images = torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3)
+            images = white_where_clear(torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3))
         else:
             images = from_network(self.generator.synthesize(code, text))
         first = code.styles.new_zeros(len(images), 0) if code.looks is None else code.looks[:, 0]
@@ -347,7 +351,7 @@ class GAN(AnyGAN):
     ) -> tuple[Tensor, Latent]:
         """condition [N], latent [N] or its z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent as drawn.
 
-        `transparent` leaves the background out: the images are [N,R,R,4], colour and opacity. Runs at most `batch_size` at a
+        `transparent` leaves the background out: the images are [N,R,R,4], colour, white where nothing shows, and opacity. Runs at most `batch_size` at a
         time (as many as are fast on the device), on a CPU no more than its cache holds; what does not fit the device's memory is
         tried again in halves. `progress(done, total)` is called after every part and may raise to stop. Raises ValueError where
         condition, latent, truncation or `transparent` does not fit, or there is nothing to draw.
@@ -390,7 +394,8 @@ class GAN(AnyGAN):
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
-        """images [N,H,W,3] in 0..1, any size; condition [N], [1] for all, or None for realism alone -> Scores [N].
+        """images [N,H,W,3] in 0..1, any size, those that are not square centred on white; condition [N], [1] for all, or None for
+        realism alone -> Scores [N].
 
         Raises ValueError if this GAN has no discriminator or the counts do not fit.
         """

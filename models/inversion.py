@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .condition import Condition
 from .encoder import find
 from .gan import GAN, Latent, check_ours, in_parts
 from .generator import Text
-from .pictures import from_network, on_white, to_network
+from .pictures import from_network, on_white, square, to_network
 from .training.losses import feature_distances
 from .tuples import each
 
@@ -68,7 +69,8 @@ def invert(
     progress: Progress | None = None,
     batch_size: int = 16,
 ) -> Latent:
-    """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, given condition [N] or [1].
+    """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, those that are not square centred on
+    white, given condition [N] or [1].
 
     The encoder finds it in one pass; `steps` of optimisation bring it nearer (minimising pixel and feature distance over z,
     style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] or [1,H,W], of
@@ -83,8 +85,8 @@ def invert(
     known = torch.ones_like(target[:, :1])
     if mask is not None:
         check_mask(mask, len(images))
-        seen = to_network(mask[..., None].float(), gan.resolution) < 0
-        known = seen.to(target).expand_as(known)
+        lost = square(fitted(mask, *images.shape[1:3]).permute(0, 2, 3, 1), around=0.0)
+        known = (to_network(lost, gan.resolution) < 0).to(target).expand_as(known)
     with torch.no_grad():
         text = gan.read(condition.to(gan.device))
     stopped, names = False, []
@@ -113,6 +115,11 @@ def check_mask(mask: Tensor, count: int) -> None:
     """ValueError where mask [M,H,W] is neither one for all of `count` pictures nor one for each."""
     if len(mask) not in (1, count):
         raise ValueError(f"{count} pictures and {len(mask)} masks: give one mask, or one for each picture.")
+
+
+def fitted(mask: Tensor, height: int, width: int) -> Tensor:
+    """mask [M,h,w] of any size at that of the pictures that it is for: [M,1,H,W], 0 or 1."""
+    return (F.interpolate(mask[:, None].float(), (height, width)) > 0.5).float()
 
 
 def for_images(gan: GAN, condition: Condition, count: int) -> Condition:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says: other decoders start programs (EPS)
+HIDDEN, FAINT = 1 / 255, 1 / 16  # opacity: below the one a pixel shows nothing, 0 in a file; below the other next to nothing
 FONTS = (  # that have Chinese characters
     "msyh.ttc", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "NotoSansCJK-Regular.ttc",
     "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf",
@@ -23,12 +26,28 @@ def from_network(images: Tensor) -> Tensor:
 
 
 def to_network(images: Tensor, resolution: int | None = None) -> Tensor:
-    """[B,H,W,3] in 0..1, any size -> [B,3,R,R] in -1..1, antialiased; not resampled where the size is right, or none is wanted."""
-    x = images.permute(0, 3, 1, 2).float()
+    """[B,H,W,3] in 0..1, any size -> [B,3,R,R] in -1..1, antialiased, those that are not square centred on white; not
+    resampled where the size is right. As they are, [B,3,H,W], where no resolution is wanted."""
+    x = (images if resolution is None else square(images)).permute(0, 3, 1, 2).float()
     if resolution is not None and x.shape[2:] != (resolution, resolution):
         size = (resolution, resolution)
-        x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
     return x.mul(2).sub(1)
+
+
+def square(images: Tensor, around: float = 1.0) -> Tensor:
+    """[B,H,W,C] -> [B,S,S,C], S being the longer side: centred on white, as what is trained on, or on what `around` says. Squares
+    are as they were."""
+    height, width = images.shape[1:3]
+    if height == width:
+        return images
+    return F.pad(images, (0, 0, *margins(height, width, max(height, width))), value=around)
+
+
+def margins(height: int, width: int, side: int) -> tuple[int, int, int, int]:
+    """How many pixels a picture that is centred in a square has to its left and right, above and below it."""
+    left, above = (side - width) // 2, (side - height) // 2
+    return left, side - width - left, above, side - height - above
 
 
 def read_picture(path: Path) -> Tensor:
@@ -48,7 +67,7 @@ def size_of(path: Path) -> tuple[int, int]:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture in a file. ValueError, in one sentence, where it is none, or is found damaged by what reads it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             yield image
     except (OSError, SyntaxError):  # the latter for a broken PNG
         raise ValueError(f"{path} is not a picture that can be read.") from None
@@ -89,6 +108,17 @@ def save_new(image: Image.Image, path: Path, **settings) -> Path:
 def on_white(images: Tensor) -> Tensor:
     """[B,H,W,3] in 0..1, or [B,H,W,4] with opacity -> [B,H,W,3] in 0..1."""
     return images if images.shape[3] == 3 else torch.lerp(torch.ones_like(images[..., :3]), images[..., :3], images[..., 3:])
+
+
+def white_where_clear(images: Tensor) -> Tensor:
+    """[B,H,W,4] in 0..1, colour and opacity -> the same with colours that turn white as opacity goes from FAINT to HIDDEN.
+
+    Nobody sees those colours until a program drops the opacity, as ComfyUI's Load Image does. On any background a pixel changes by
+    4.3/255 at most, times how far its colour is from white, and where it is FAINT or more opaque not at all.
+    """
+    colours, opacity = images[..., :3], images[..., 3:]
+    share = ((opacity - HIDDEN) / (FAINT - HIDDEN)).clamp(0, 1)
+    return torch.cat([torch.lerp(torch.ones_like(colours), colours, share), opacity], 3)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -11,9 +11,9 @@ from torch import Tensor
 from .condition import Condition
 from .damage import KINDS, blur, enlarged
 from .gan import GAN, Latent
-from .inversion import Progress, approach, check_encoder, check_mask, draw, for_images, invert, see
+from .inversion import Progress, approach, check_encoder, check_mask, draw, fitted, for_images, invert, see
 from .latents import between
-from .pictures import from_network, on_white
+from .pictures import from_network, margins, on_white
 
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
 FAR, SEAM = 0.1, 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
@@ -51,7 +51,7 @@ def restore(
         x = enlarged(x, (height, width))
     lost = torch.zeros(len(x), 1, height, width)
     if mask is not None:
-        lost = (F.interpolate(mask[:, None].float().cpu(), (height, width)) > 0.5).float().expand(len(x), -1, -1, -1)
+        lost = fitted(mask.cpu(), height, width).expand(len(x), -1, -1, -1)
     only_holes, least = kinds <= {"inpaint"}, int(CONTEXT * gan.resolution)
     squares = [(0, 0, max(height, width))] * len(x)
     if only_holes:
@@ -125,8 +125,7 @@ def _square(
     height, width = picture.shape[2:]
     rows, columns = slice(top, min(top + side, height)), slice(left, min(left + side, width))
     tall, wide = rows.stop - rows.start, columns.stop - columns.start
-    above, before = (side - tall) // 2, (side - wide) // 2
-    around = (before, side - wide - before, above, side - tall - above)
+    before, _, above, _ = around = margins(tall, wide, side)
     square, seen = (F.pad(part[:, :, rows, columns], around, mode="replicate") for part in (picture, known))
 
     def back(mended: Tensor) -> Tensor:
@@ -205,7 +204,8 @@ def restyle(
     progress: Progress | None = None,
     batch_size: int = 16,
 ) -> tuple[Tensor, Latent]:
-    """images [N,H,W,3] or [N,H,W,4] in 0..1, drawn anew in another style -> [N,R,R,3] in 0..1, fp32 on the CPU, and the latent.
+    """images [N,H,W,3] or [N,H,W,4] in 0..1, those that are not square centred on white, drawn anew in another style ->
+    [N,R,R,3] in 0..1, fp32 on the CPU, and the latent.
 
     condition [N] or [1] says what they show. style is the condition [N] or [1] of a prompt that names the style too ("a dog,
     noto style"), or the latent [1] or [N] of pictures in that style, whose look and finer styles are taken. strength goes from

@@ -202,6 +202,13 @@ def image(images: Tensor) -> Tensor:
     return images.to(mm.intermediate_device(), dtype)
 
 
+def opacity(images: Tensor) -> Tensor:
+    """What is drawn in images [N,H,W,3 or 4], as a MASK [N,H,W]: 1 everywhere in pictures without transparency."""
+    if images.shape[3] == 4:
+        return images[..., 3].contiguous()
+    return images.new_ones(1, 1, 1).expand(images.shape[:3])  # one number, however many pixels have it
+
+
 def thumbnail(images: Tensor, side: int = 256) -> bytes:
     """The first picture of images [N,H,W,3] in 0..1 as a PNG, at most `side` pixels wide and high."""
     from PIL import Image

@@ -1,5 +1,7 @@
 """Conditions to and from ComfyUI's CONDITIONING, so that its own nodes can combine, average and concatenate them."""
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -7,15 +9,20 @@ from torch import Tensor
 
 from ..models.condition import Condition, Recipe
 
+log = logging.getLogger(__name__)
+
 Conditioning = list[list[Any]]  # of [tokens [B,T,C], {"pooled_output": [B,C], ...}]
 
 RECIPE = "llm_gan_recipe"
 CHOICE = "llm_gan_choice"
+_UNHEARD = ("control", "gligen", "area", "mask", "start_percent", "end_percent")  # what other nodes ask for besides the prompt
 
 
 def to_conditioning(condition: Condition) -> Conditioning:
     """One entry for the whole batch. The recipe goes along as plain data, and any node may copy it."""
-    extras = {"pooled_output": condition.pooled, "attention_mask": condition.mask, RECIPE: condition.recipe.to_dict()}
+    extras: dict[str, Any] = {"pooled_output": condition.pooled, "attention_mask": condition.mask}
+    if condition.recipe is not None:
+        extras[RECIPE] = condition.recipe.to_dict()
     if condition.choice is not None:
         extras[CHOICE] = condition.choice
     return [[condition.tokens, extras]]
@@ -43,6 +50,8 @@ def _condition(tokens: Tensor, extras: dict[str, Any]) -> Condition:
             f"This conditioning holds the tokens of {len(tokens)} prompts and the pooled_output of "
             f"{len(pooled)}: encode the prompts together, in one LLM Prompt Encoder."
         )
+    if unheard := tuple(name for name in _UNHEARD if name in extras):
+        _say_unheard(unheard)
     tokens, pooled = (x.detach().to("cpu", torch.float32) for x in (tokens, pooled))
     mask = tokens.abs().amax(2) > 0
     if (given := extras.get("attention_mask")) is not None:
@@ -52,3 +61,8 @@ def _condition(tokens: Tensor, extras: dict[str, Any]) -> Condition:
     if choice is not None and len(choice) != len(tokens):  # a node repeated the prompts
         choice = None
     return Condition(tokens, pooled, mask, None if recipe is None else Recipe.from_dict(recipe), choice)
+
+
+@cache  # once, and not with every picture
+def _say_unheard(names: tuple[str, ...]) -> None:
+    log.warning("A GAN draws what the prompt says, in one pass: it ignores %s of this conditioning.", ", ".join(names))

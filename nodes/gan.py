@@ -24,9 +24,19 @@ _FORMERLY = "icons-64 (bundled)"  # in workflows saved with the first versions
 
 
 def _files() -> dict[str, Path]:
+    """Name and place of every GAN that there is to choose."""
     others = (ENCODER, ENLARGER)
     files = {name: path for name, path in comfyui.model_files("gan", ".safetensors").items() if not name.endswith(others)}
-    return {_BUNDLED: DEFAULT_GAN, **files, _FORMERLY: DEFAULT_GAN}
+    return {_BUNDLED: DEFAULT_GAN, **files}
+
+
+def _path(name: str | None) -> Path | None:
+    """Where the GAN of this name is; None where there is none, or the name comes from another node."""
+    return DEFAULT_GAN if name == _FORMERLY else _files().get(name)
+
+
+def _missing(name: str) -> str:
+    return f"There is no GAN {name} in ComfyUI/models/gan: put it there, or choose another."
 
 
 def _stamp(path: Path) -> tuple[str | int, ...] | None:
@@ -107,14 +117,18 @@ class LoadGAN(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, gan, precision):
-        path = _files().get(gan)
+        path = _path(gan)
         return None if path is None else _stamp(path)
 
     @classmethod
+    def validate_inputs(cls, gan):
+        return gan is None or _path(gan) is not None or _missing(gan)  # also of a name that is no longer offered
+
+    @classmethod
     def execute(cls, gan, precision) -> io.NodeOutput:
-        path = _files().get(gan)
+        path = _path(gan)
         if path is None:
-            raise FileNotFoundError(f"There is no GAN {gan} in ComfyUI/models/gan: put it there, or choose another.")
+            raise FileNotFoundError(_missing(gan))
         loaded = shared(path, precision)
         return io.NodeOutput(loaded, describe(loaded.network))
 
@@ -184,6 +198,14 @@ class Generate(io.ComfyNode):
                     display_name="latent",
                     tooltip="What each picture was drawn from: its z, its style vectors, and what was edited.",
                 ),
+                io.Mask.Output(
+                    "opacity",
+                    display_name="MASK",
+                    tooltip=(
+                        "1 where something is drawn, 0 where nothing is, as ImageCompositeMasked takes it. InvertMask makes it"
+                        " what Join Image with Alpha takes. All 1 unless transparent."
+                    ),
+                ),
             ],
         )
 
@@ -200,7 +222,8 @@ class Generate(io.ComfyNode):
             gan.network.check_latent(source)
         source = _prompt_by_prompt(source, len(condition), pair and latent is not None)
         images, drawn = draw(gan, condition.repeat(len(source) // len(condition)), source, truncation, transparent)
-        return io.NodeOutput(comfyui.image(images), drawn.to_dict())
+        images = comfyui.image(images)
+        return io.NodeOutput(images, drawn.to_dict(), comfyui.opacity(images))
 
 
 def _prompt_by_prompt(latent: Latent, prompts: int, pair: bool) -> Latent:
@@ -246,7 +269,8 @@ class DiscriminatorScore(io.ComfyNode):
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN; it must have been saved with its discriminator."),
                 io.Image.Input(
-                    "images", tooltip="Pictures of any size and origin. They are scaled to the GAN's resolution."
+                    "images",
+                    tooltip="Pictures of any size and origin. They are centred on a white square and scaled to the GAN's size.",
                 ),
                 io.Int.Input("keep", default=8, min=1, max=4096, tooltip="How many of the best to give out."),
                 io.Conditioning.Input(
@@ -270,6 +294,11 @@ class DiscriminatorScore(io.ComfyNode):
                 io.String.Output(
                     "report", display_name="report", tooltip="Realism, alignment and total of every picture, as text."
                 ),
+                io.String.Output(
+                    "places",
+                    display_name="places",
+                    tooltip="The numbers of the best in the batch, from 0, for Pick from GAN Latents.",
+                ),
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -283,8 +312,9 @@ class DiscriminatorScore(io.ComfyNode):
         ranked, report = images[order], _report(scores, order)
         shown = "\n".join(report[:_LINES] + [f"... and {len(report) - _LINES} more"] * (len(report) > _LINES))
         comfyui.show_text(cls, shown)
+        places = ", ".join(map(str, order[:keep].tolist()))
         return io.NodeOutput(
-            ranked, ranked[:keep], scores.total[order].tolist(), "\n".join(report), ui={"text": [shown]}
+            ranked, ranked[:keep], scores.total[order].tolist(), "\n".join(report), places, ui={"text": [shown]}
         )
 
 
@@ -292,8 +322,8 @@ def _judge(gan: Managed, images: Tensor, condition: Condition | None) -> Scores:
     return gan.run(
         lambda size, progress: gan.network.score(images, condition, size, progress),
         len(images),
-        # The features at half the resolution, 144 channels wide, or those of a published one; and the picture as it came.
-        max(400 * gan.network.resolution**2, 16 * gan.network.generator.widest) + 24 * images[0].numel(),
+        # The features at half the resolution, 144 channels wide, or those of a published one; and the picture as a square.
+        max(400 * gan.network.resolution**2, 16 * gan.network.generator.widest) + 72 * max(images.shape[1:3]) ** 2,
     )
 
 
@@ -302,7 +332,7 @@ def _report(scores: Scores, order: Tensor) -> list[str]:
         order.tolist(), scores.total[order].tolist(), scores.realism[order].tolist(), scores.alignment[order].tolist()
     )
     return [
-        f"{rank}. picture {i + 1}: total {total:.2f} = realism {realism:.2f} + alignment {alignment:.2f}"
+        f"{rank}. picture {i}: total {total:.2f} = realism {realism:.2f} + alignment {alignment:.2f}"
         for rank, (i, total, realism, alignment) in enumerate(columns, 1)
     ]
 

@@ -242,7 +242,8 @@ class PromptEncoder(io.ComfyNode):
                     display_name="CONDITIONING",
                     tooltip=(
                         "What was read. ComfyUI's conditioning nodes work on it: Average mixes two prompts, Combine"
-                        " lists prompts for one batch, Concat joins their words."
+                        " lists prompts for one batch, Concat adds what the second says of colours and background. For several"
+                        " things on one picture write one prompt."
                     ),
                 ),
                 io.String.Output(

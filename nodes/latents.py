@@ -1,11 +1,15 @@
 """The nodes that design with latents: mix, walk, average, pick, vary, slide, explore, save and load."""
 
+from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..models import latents as work
+from ..models.condition import Condition
 from ..models.gan import Latent
 from ..models.pictures import labelled_sheet
 from . import comfyui
@@ -187,28 +191,61 @@ class Pick(io.ComfyNode):
         return _node(
             "Pick",
             "Pick from GAN Latents",
-            "Takes some latents out of a batch, in the order given: those of the drawings that you like.",
+            (
+                "Takes some latents out of a batch, in the order given: those of the drawings that you like. Of several prompts"
+                " it takes their own along, so that the generator draws each with that."
+            ),
             ["select", "latent from batch", "choose"],
             [
                 LATENT.Input("latent", tooltip="A batch, as the generator drew it."),
-                io.String.Input("places", default="0", tooltip="Numbers and spans from 0, as 0, 3, 5-7; -1 is the last."),
+                io.String.Input(
+                    "places",
+                    default="0",
+                    tooltip=(
+                        "Numbers and spans from 0, as 0, 3, 5-7; -1 is the last. Discriminator Score gives those of the best."
+                    ),
+                ),
                 io.Image.Input("images", optional=True, tooltip="The drawings of the batch, to pick along."),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="The prompts of the batch, to pick along; needed where there are several.",
+                ),
             ],
             [
                 _latent_output("Those latents."),
                 io.Image.Output("picked", display_name="IMAGE", tooltip="Their drawings, where they are connected."),
+                io.Conditioning.Output(
+                    "prompts",
+                    display_name="CONDITIONING",
+                    tooltip="Their prompts, where they are connected: with these the generator draws each once.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, latent, places, images=None) -> io.NodeOutput:
+    def execute(cls, latent, places, images=None, conditioning=None) -> io.NodeOutput:
         latent = Latent.from_dict(latent)
         rows = work.indices(places, len(latent))
+        picked = latent[rows]
         if images is not None and len(images) != len(latent):
             raise ValueError(
                 f"{len(latent)} latents and {len(images)} pictures: connect the pictures drawn from these latents."
             )
-        return io.NodeOutput(latent[rows].to_dict(), None if images is None else images[rows])
+        if conditioning is not None:
+            condition = from_conditioning(conditioning)
+            if len(condition) != latent.prompts:
+                raise ValueError(
+                    f"{len(condition)} prompts and latents of {latent.prompts}: connect the prompts that they were drawn from."
+                )
+            if latent.prompts > 1:
+                conditioning = to_conditioning(condition[[latent.prompt_of(row) for row in rows]])
+                picked = replace(picked, prompts=len(rows))
+        return io.NodeOutput(
+            picked.to_dict(),
+            comfyui.nothing() if images is None else images[rows],
+            comfyui.nothing() if conditioning is None else conditioning,
+        )
 
 
 class Vary(io.ComfyNode):
@@ -334,11 +371,25 @@ class Sliders(io.ComfyNode):
         moved = work.slide(latent, found, strengths, chosen, num_styles)
         tries = (torch.eye(_SLIDERS)[:, None] * torch.tensor(_SHEET)[:, None]).flatten(0, 1)
         shown = work.slide(latent[[0] * len(tries)], found, tries, chosen, num_styles)
-        pictures, _ = draw(gan, condition[[0] * len(tries)], shown, 1.0)
+        pictures = _as_drawn_before(gan, condition[0], shown)
         called = [name.strip() for name in names.split(",")] + [""] * _SLIDERS
         rows = [called[i] or f"{first + i}" for i in range(_SLIDERS)]
         sheet = labelled_sheet(pictures, [f"{at:g}" for at in _SHEET], rows)
         return io.NodeOutput(moved.to_dict(), comfyui.image(sheet))
+
+
+_sheets: WeakKeyDictionary[comfyui.Managed, tuple[list[Tensor], Tensor]] = WeakKeyDictionary()  # of each GAN the last one
+
+
+def _as_drawn_before(gan: comfyui.Managed, condition: Condition, latent: Latent) -> Tensor:
+    """The pictures of a sheet: of latent [N] with condition [1]. They stay the same while sliders move, and are drawn once."""
+    choice = [] if condition.choice is None else [condition.choice]
+    told = [condition.tokens, condition.pooled, condition.mask, *choice, *latent.tensors().values()]
+    before, pictures = _sheets.get(gan, ([], None))
+    if len(told) != len(before) or not all(map(torch.equal, told, before)):
+        pictures, _ = draw(gan, condition.repeat(len(latent)), latent, 1.0)
+        _sheets[gan] = told, pictures
+    return pictures
 
 
 class SeedExplorer(io.ComfyNode):

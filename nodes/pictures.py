@@ -20,6 +20,7 @@ _UNDO = {  # of each kind of damage, what a switch says that undoes it; holes co
     "colourise": "Give colours to a picture in black and white.",
     "unjpeg": "Remove the blocks and rings of strong JPEG compression.",
 }
+_SQUARE = "Pictures of any size; they are centred on a white square and scaled to the GAN's size."
 _DRAWINGS = "drawings (bundled)"
 _held: dict[str, comfyui.Managed] = {}  # enlargers, which no node gives to others, and which are small enough to stay
 
@@ -43,7 +44,7 @@ class ImageToLatent(io.ComfyNode):
             search_aliases=["inversion", "encode image", "projector", "invert gan"],
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN; it must have been saved with its discriminator."),
-                io.Image.Input("images", tooltip="Pictures of any size; they are scaled to the GAN's square, on white."),
+                io.Image.Input("images", tooltip=_SQUARE),
                 io.Conditioning.Input("conditioning", tooltip="What they show: one prompt for all, or one for each."),
                 _steps(
                     100,
@@ -136,7 +137,7 @@ class Restyle(io.ComfyNode):
             search_aliases=["style transfer", "image to image", "img2img"],
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN, with an encoder, as the bundled one has."),
-                io.Image.Input("images", tooltip="Pictures of any size; they are scaled to the GAN's square, on white."),
+                io.Image.Input("images", tooltip=_SQUARE),
                 io.Conditioning.Input(
                     "conditioning", tooltip="What they show, without the style: one prompt, or one for each."
                 ),
@@ -207,8 +208,20 @@ class Enlarge(io.ComfyNode):
                     tooltip=f"The bundled one, or what llm-gan train-enlarger made in ComfyUI/models/gan (NAME{SUFFIX}).",
                 ),
             ],
-            outputs=[io.Image.Output("enlarged", display_name="IMAGE", tooltip="The pictures, enlarged.")],
+            outputs=[
+                io.Image.Output("enlarged", display_name="IMAGE", tooltip="The pictures, enlarged."),
+                io.Mask.Output(
+                    "opacity",
+                    display_name="MASK",
+                    tooltip="1 where something is drawn, 0 where nothing is. All 1 for pictures without transparency.",
+                ),
+            ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, images, times, enlarger):
+        path = _enlargers().get(enlarger)
+        return None if path is None else comfyui.stamp(path)
 
     @classmethod
     def execute(cls, images, times, enlarger) -> io.NodeOutput:
@@ -223,7 +236,8 @@ class Enlarge(io.ComfyNode):
             len(images),
             8 * CACHED + 40 * images[0].numel() * factor**2,
         )
-        return io.NodeOutput(comfyui.image(large))
+        large = comfyui.image(large)
+        return io.NodeOutput(large, comfyui.opacity(large))
 
 
 def _enlargers() -> dict[str, Path]:

@@ -1,14 +1,18 @@
 """The nodes that train: a folder of captioned pictures, and the GAN that learns them."""
 
+import hashlib
+from pathlib import Path
+
 import torch
 from comfy_api.latest import io
 
-from ..models.data.folder import read_folder, read_pictures
+from ..models.data.folder import read_first, read_folder
 from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..models.training.run import train_folder
+from ..models.training.state import is_finished, note_finished
 from ..models.training.trainer import PRESETS
 from . import comfyui
-from .gan import managed
+from .gan import managed, shared
 from .language import language_models
 from .schema import CATEGORY, DATASET, GAN, declare
 
@@ -58,12 +62,16 @@ class Dataset(io.ComfyNode):
     def execute(cls, folder) -> io.NodeOutput:
         place = comfyui.input_folder(folder)
         examples, skipped = read_folder(place)
-        training = sum(example.split == "train" for example in examples)
-        lines = [f"{len(examples)} pictures, {training} of them to train on, {len(skipped)} files skipped"]
+        first = read_first(examples, _SHOWN, 128)
+        unusable, skipped = {path for path, _ in first.skipped}, skipped + first.skipped
+        splits = [example.split for example in examples if example.path not in unusable]
+        lines = [f"{len(splits)} pictures, {splits.count('train')} of them to train on, {len(skipped)} files skipped"]
+        if unopened := len(examples) - len(first.examples) - len(first.skipped):
+            listed = "output/llm-gan/<name>/skipped.txt"
+            lines.append(f"{unopened} of the pictures are opened when training begins; {listed} will say which cannot be used")
         lines += [f"{path}: {reason}" for path, reason in skipped]
         comfyui.show_text(cls, "\n".join(lines[:_LINES]))
-        shown = read_pictures(examples[:_SHOWN], 128).pixels
-        return io.NodeOutput(place, comfyui.image(shown.permute(0, 2, 3, 1).float() / 255), "\n".join(lines))
+        return io.NodeOutput(place, comfyui.image(first.pixels.permute(0, 2, 3, 1).float() / 255), "\n".join(lines))
 
 
 class Train(io.ComfyNode):
@@ -122,7 +130,7 @@ class Train(io.ComfyNode):
                 GAN.Input(
                     "start_from",
                     optional=True,
-                    tooltip="Begin with the weights of this GAN, of this resolution or smaller.",
+                    tooltip="Begin with the weights of this GAN, of this resolution or smaller, and add what is new to it.",
                 ),
                 io.Int.Input(
                     "scenes",
@@ -154,6 +162,11 @@ class Train(io.ComfyNode):
         out, run = comfyui.training_paths(name)
         settings = {"batch_size": batch_size, "seed": seed}
         settings |= {name: value for name, value in (("images", images), ("scenes", scenes)) if value}  # or the run's own
+        asked = settings | {"preset": preset, "resolution": resolution, "llm": llm}
+        asked |= {"pictures": _files_of(dataset), "start_from": start_from and _weights_of(start_from)}
+        if not resume and out.exists() and is_finished(run, asked):
+            comfyui.show_text(cls, "Trained before, from the same pictures with the same settings. Another name trains anew.")
+            return io.NodeOutput(shared(out, "auto"), comfyui.nothing(), str(out))
         report = comfyui.TrainingReport(cls)
         comfyui.make_room()
         # The executor runs nodes under inference mode, whose tensors cannot be trained.
@@ -173,7 +186,18 @@ class Train(io.ComfyNode):
                 progress=report.step,
                 show=report.show,
             )
+            note_finished(run, asked)
             trained = managed(out, "auto")
         # Plot Loss Graph cannot draw less; the rest of the graph goes on without it.
         losses = {"loss": report.losses} if len(set(report.losses)) > 1 else comfyui.nothing()
         return io.NodeOutput(trained, losses, str(out))
+
+
+def _files_of(folder: Path) -> str:
+    """Another text whenever a file in the folder is another, which may be tens of thousands."""
+    return hashlib.sha256(repr(comfyui.stamp(folder)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _weights_of(gan: comfyui.Managed) -> float:
+    """Another number for another generator."""
+    return sum(float(weights.double().sum()) for weights in gan.network.generator.parameters())

@@ -266,6 +266,29 @@ def test_the_best_are_kept(server, page, judge):
     assert totals[:8].mean() > totals[8:].mean()
 
 
+def test_the_best_of_several_prompts_are_picked_and_drawn_again(server, page):
+    graph = copy.deepcopy(drawn("prompt_list", server, page).graph)
+    ids = {node["class_type"].removeprefix("LLMGAN_"): id for id, node in graph.items()}
+    gan, prompts, drawing = [ids["LoadGAN"], 0], [ids["PromptEncoder"], 0], ids["Generator"]
+    graph = {id: graph[id] for id in (ids["LoadLLM"], ids["LoadGAN"], ids["PromptEncoder"], drawing)} | {
+        "score": {"class_type": "LLMGAN_DiscriminatorScore", "inputs": {
+            "gan": gan, "images": [drawing, 0], "conditioning": prompts, "keep": 3,
+        }},
+        "pick": {"class_type": "LLMGAN_Pick", "inputs": {
+            "latent": [drawing, 1], "places": ["score", 4], "conditioning": prompts,
+        }},
+        "again": {"class_type": "LLMGAN_Generator", "inputs": {
+            "gan": gan, "conditioning": ["pick", 2], "latent": ["pick", 0], "seed": 0, "batch_size": 1, "truncation": 1.0,
+        }},
+        "1": {"class_type": "PreviewImage", "inputs": {"images": ["score", 1]}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["again", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["pick", 1]}},  # of pictures that were not connected
+    }  # fmt: skip
+    history = server.run(graph)
+    best, again = np.split(pixels(server.images(history)), 2)
+    assert len(best) == 3 and np.abs(best - again).max() < 3 / 255 and "3" not in history["outputs"]
+
+
 # ------------------------------------------------------------------------------------------------------- training
 
 

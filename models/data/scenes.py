@@ -25,6 +25,8 @@ COMMON = 0.5  # that are of common things: of the tenth with the shortest names,
 RELATED = 0.3  # and of things that have a keyword in common, which are named together and seldom are one
 KIND = 0.15  # share of the things that are of a kind: named by a word with which names end, as "evergreen tree" does
 FEWEST = 10  # names to compose of
+MOST_WORDS = 8  # of a name in English,
+MOST_CHARACTERS = 14  # and of one in Chinese: what is longer describes a picture
 
 
 class Thing(NamedTuple):
@@ -49,13 +51,16 @@ def compose(
     """`count` scenes of the things in `examples`, half of them in Chinese where there are Chinese names; none twice.
 
     Pairs of things that `is_held_out` appear in no scene, or with `held_out` make up all of them, in two-thing scenes. A share
-    `tinted` of the things is given a colour. The same for the same arguments. Raises ValueError where there are fewer than ten
-    things with names to compose.
+    `tinted` of the things is given a colour. Captions that are no names are left out. The same for the same arguments. Raises
+    ValueError where there are fewer than ten things with names to compose.
     """
     pick = random.Random(seed)
     vocabularies = _vocabularies(examples)
     if not vocabularies:
-        raise ValueError("Scenes need ten things or more, each with a short English or Chinese name as its caption.")
+        raise ValueError(
+            "Scenes need ten things or more, each with a short English or Chinese name as a caption: at most"
+            f" {MOST_WORDS} words or {MOST_CHARACTERS} Chinese characters, without a comma or a full stop."
+        )
     if held_out:  # any two, but of things that have pictures of their own to compare with
         vocabularies = [
             known._replace(common=[name for name in known.common if name in known.styled], groups=[], kinds=[])
@@ -113,7 +118,7 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
         related: dict[str, set[str]] = {}
         for example in examples:
             for name in example.captions:
-                if is_chinese(name) == (language is CHINESE):
+                if is_chinese(name) == (language is CHINESE) and is_name(name):
                     looks = {example.style: text for text in example.styled if text.startswith(name) and example.style}
                     styled.setdefault(name, {}).update(looks)
                     for keyword in example.keywords:
@@ -131,6 +136,13 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
             common += [kind for kind in kinds if len(kind) <= len(common[-1]) and kind.isalpha()]
             found.append(Vocabulary(language, styled, names, common, groups, kinds, colours_of_others(names, language)))
     return found
+
+
+def is_name(caption: str) -> bool:
+    """Whether it is short enough to be named in a sentence, and none itself: "a shiny car, by night." would spoil any other."""
+    if any(mark in caption for mark in ",;，、；。") or caption.endswith("."):  # "mrs. claus" is a name
+        return False
+    return len(caption) <= MOST_CHARACTERS if is_chinese(caption) else len(caption.split()) <= MOST_WORDS
 
 
 def paste(pictures: Tensor, opacity: Tensor, layout: Layout) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,10 +23,30 @@ def check_run(run: Path, resume: bool, data: Path | None = None) -> None:
         raise FileExistsError(f"{run} already holds a run: resume it, or choose another name.")
 
 
+def is_finished(run: Path, asked: dict[str, Any]) -> bool:
+    """Whether the run was asked for exactly this, came to its end, and was not gone on with: then the same again would make the
+    same GAN."""
+    try:
+        return (run / "finished.json").read_text() == _finished(run, asked)
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def note_finished(run: Path, asked: dict[str, Any]) -> None:
+    """Keep what a run that came to its end was asked for, in values that JSON has."""
+    (run / "finished.json").write_text(_finished(run, asked))
+
+
+def _finished(run: Path, asked: dict[str, Any]) -> str:
+    with safe_open(run / "state.safetensors", "pt") as state:
+        return json.dumps(asked | {"shown": int(state.get_tensor("count.images"))}, indent=2) + "\n"
+
+
 def read_state(run: Path) -> dict[str, Tensor]:
     """The tensors that `Trainer.load` takes, as the run last saved them. ValueError where the file is damaged."""
     try:
-        return load_file(run / "state.safetensors")
+        # Copied out of the file, which Windows could not replace by the next state for as long as one of them lies in it.
+        return {name: tensor.clone() for name, tensor in load_file(run / "state.safetensors").items()}
     except SafetensorError as error:
         raise ValueError(f"The state in {run} is damaged ({error}): start a run anew from the model.safetensors there.") from None
 
