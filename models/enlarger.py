@@ -66,8 +66,8 @@ def enlarge(enlarger: Enlarger, images: Tensor, times: int, progress: Callable[[
     """images [N,H,W,3] in 0..1, or [N,H,W,4] with opacity -> [N,times·H,times·W,3 or 4] in 0..1, fp32 on the CPU.
 
     `times` is 2, 4 or 8. Pictures are computed in strips, in little memory, to the same numbers as at once. `progress(done, total)`
-    is told after every strip how many pixels were looked at, of how many, and may raise to stop. ValueError where the result would
-    be too large, or `times` is another.
+    is told after every strip how many pixels were looked at, of how many, and may raise to stop. ValueError where the result
+    would be too large, or `times` is another.
     """
     check_times(times, max(images.shape[1:3]))
     device, whole, doublings = enlarger.first.weight.device, [], times.bit_length() - 1
@@ -100,7 +100,7 @@ def check_times(times: int, side: int) -> None:
 
 def _seen_through(on_white: Tensor, opacity: Tensor) -> Tensor:
     """[1,H,W,4], colours and opacity of what looks like `on_white` [1,H,W,3] on white and is so opaque, [1,H,W,1]."""
-    # What is nearly clear has next to nothing to tell its colour by: errors, many times as large.
+    # Where next to nothing shows, this enlarges the errors of both to colours that were never there: they are made white.
     colours = (on_white - (1 - opacity)) / opacity.clamp(min=HIDDEN)
     return white_where_clear(torch.cat([colours.clamp(0, 1), opacity], 3))
 

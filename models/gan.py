@@ -351,10 +351,10 @@ class GAN(AnyGAN):
     ) -> tuple[Tensor, Latent]:
         """condition [N], latent [N] or its z [N,z_dim] -> images [N,R,R,3] in 0..1, fp32 on the CPU, and the latent as drawn.
 
-        `transparent` leaves the background out: the images are [N,R,R,4], colour, white where nothing shows, and opacity. Runs at most `batch_size` at a
-        time (as many as are fast on the device), on a CPU no more than its cache holds; what does not fit the device's memory is
-        tried again in halves. `progress(done, total)` is called after every part and may raise to stop. Raises ValueError where
-        condition, latent, truncation or `transparent` does not fit, or there is nothing to draw.
+        `transparent` leaves the background out: the images are [N,R,R,4], colour, white where nothing shows, and opacity. Runs
+        at most `batch_size` at a time (as many as are fast on the device), on a CPU no more than its cache holds; what does not
+        fit the device's memory is tried again in halves. `progress(done, total)` is called after every part and may raise to stop.
+        Raises ValueError where condition, latent, truncation or `transparent` does not fit, or there is nothing to draw.
         """
         if isinstance(latent, Tensor):
             latent = Latent(latent)
@@ -394,8 +394,8 @@ class GAN(AnyGAN):
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
-        """images [N,H,W,3] in 0..1, any size, those that are not square centred on white; condition [N], [1] for all, or None for
-        realism alone -> Scores [N].
+        """images [N,H,W,3] in 0..1, any size, those that are not square centred on white; condition [N], [1] for all, or
+        None for realism alone -> Scores [N].
 
         Raises ValueError if this GAN has no discriminator or the counts do not fit.
         """

@@ -31,9 +31,10 @@ CLAMP = 256.0  # |activation| bound; far above what a healthy network makes, far
 RGB_GAIN = 0.1  # with unit gain the pixel range runs away early in training
 LOOK_SHARPNESS = 4.0  # makes one look of the prompt's of nearly every z
 DECISION = 24.0  # times as sharply look and concept are chosen for a picture: a tenth of a second one is a ghost in it
+LOUDNESS = 8.0  # of what the prompt asks for, or z, whose share is large from the start, would be louder for most of a training
 USUAL_LOOK = 2.0  # standard deviations that full truncation puts the first look ahead
 UNSHOWN = 24.0  # logits by which a look that a concept was never shown in falls behind: z seldom puts one so far ahead,
-ASKED = 5.0  # unless the prompt gives it so many or more, as one that names a style does
+ASKED = 5.0  # unless the prompt gives it so many or more, as one that names a style does: what gives less asks for no look
 OPAQUE = 2.0  # logit of the opacity at first: on white, where most pictures stand, it makes no difference
 
 
@@ -94,9 +95,9 @@ class Text(NamedTuple):
         return self._replace(layout=self.layout._replace(tints=torch.where(own[:, :, :1] > 0, own, said)))
 
 
-def weights_of_looks(logits: Tensor, decision: float | Tensor = DECISION) -> Tensor:
+def weights_of_looks(logits: Tensor) -> Tensor:
     """How much of each look a picture has [...,L], of the logits in its `Code`."""
-    return (decision * logits).softmax(-1)
+    return (DECISION * logits).softmax(-1)
 
 
 class Code(NamedTuple):
@@ -435,12 +436,12 @@ class Generator(nn.Module):
         tokens, vector = self.text(tokens, layout.pooled, mask)
         if not self.config.concepts:
             return Text(tokens, mask, vector, None, None, layout)
-        # The looks scaled, or z, whose share is large from the start, would be louder for most of a training.
-        return Text(tokens, mask, vector, self.memory(layout.pooled), 8 * self.look_from_text(layout.pooled), layout)
+        looks = LOUDNESS * self.look_from_text(layout.pooled)
+        if self.config.shown:  # a prompt that asks for none clearly leaves all to z
+            looks = looks * (2 * (looks.amax(-1, keepdim=True) - ASKED)).sigmoid()
+        return Text(tokens, mask, vector, self.memory(layout.pooled), looks, layout)
 
-    def code(
-        self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, decision: float | Tensor = DECISION
-    ) -> Code:
+    def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
         The look is a softmax over the first entries of z, as far as the concept was shown in it, and what the text asks for;
@@ -452,13 +453,13 @@ class Generator(nn.Module):
         if self.config.concepts:
             concepts = text.concepts
             if self.config.chooses:
-                concepts = self.memory.choose(concepts, truncation_psi * z, text.choice, decision)
+                concepts = self.memory.choose(concepts, truncation_psi * z, text.choice, DECISION)
             vector = vector + concepts @ self.memory.codes
             shown = concepts @ self.memory.shown if self.config.shown else torch.ones_like(text.looks)
             first = shown * F.pad((1 - shown).cumprod(2), (1, -1), value=1.0)
             picked = truncation_psi * z[:, None, : self.config.looks] + (1 - truncation_psi) * USUAL_LOOK * first
             logits = LOOK_SHARPNESS * picked + text.looks - UNSHOWN * (1 - shown) * (ASKED - text.looks).sigmoid()
-            looks = weights_of_looks(logits, decision)
+            looks = weights_of_looks(logits)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(concepts, looks)
         if self.config.things:
@@ -495,11 +496,7 @@ class Generator(nn.Module):
             return rgb
         return torch.lerp(text.layout.background.float()[:, :, None, None], rgb, opacity)
 
-    def forward(
-        self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None, decision: float | Tensor = 1.0
-    ) -> Tensor:
-        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool -> pictures [B,3,R,R].
-        Less decided, where nothing else is said, than a picture is drawn by `code`: to learn, every concept and look that may be
-        meant gets its share."""
+    def forward(self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None) -> Tensor:
+        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool -> pictures [B,3,R,R]."""
         text = self.read(tokens, pooled, mask, layout)
-        return self.synthesize(self.code(z, text, decision=decision), text)
+        return self.synthesize(self.code(z, text), text)

@@ -69,8 +69,8 @@ def invert(
     progress: Progress | None = None,
     batch_size: int = 16,
 ) -> Latent:
-    """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, those that are not square centred on
-    white, given condition [N] or [1].
+    """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, those that are not square centred
+    on white, given condition [N] or [1].
 
     The encoder finds it in one pass; `steps` of optimisation bring it nearer (minimising pixel and feature distance over z,
     style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] or [1,H,W], of

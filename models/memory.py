@@ -50,7 +50,7 @@ class ConceptMemory(nn.Module):
         return (SHARPNESS * similarity).softmax(-1)
 
     @unrounded
-    def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None, decision: float | Tensor = 1.0) -> Tensor:
+    def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None, decision: float = 1.0) -> Tensor:
         """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts, or
         as far as `choice` [B] says: at 0 they stay as they are.
 

@@ -1,5 +1,6 @@
 """Between the networks' pictures, [B,3,R,R] in -1..1, and everyone else's, [B,H,W,3] in 0..1."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says: other decoders start programs (EPS)
-HIDDEN, FAINT = 1 / 255, 1 / 16  # opacity: below the one a pixel shows nothing, 0 in a file; below the other next to nothing
+HIDDEN, FAINT = 1 / 128, 1 / 8  # opacity: below the one a pixel shows nothing, below the other little
 FONTS = (  # that have Chinese characters
     "msyh.ttc", "simsun.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "NotoSansCJK-Regular.ttc",
     "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf",
@@ -36,8 +37,8 @@ def to_network(images: Tensor, resolution: int | None = None) -> Tensor:
 
 
 def square(images: Tensor, around: float = 1.0) -> Tensor:
-    """[B,H,W,C] -> [B,S,S,C], S being the longer side: centred on white, as what is trained on, or on what `around` says. Squares
-    are as they were."""
+    """[B,H,W,C] -> [B,S,S,C], S being the longer side: centred on white, as what is trained on, or on what `around` says.
+    Squares are as they were."""
     height, width = images.shape[1:3]
     if height == width:
         return images
@@ -113,11 +114,12 @@ def on_white(images: Tensor) -> Tensor:
 def white_where_clear(images: Tensor) -> Tensor:
     """[B,H,W,4] in 0..1, colour and opacity -> the same with colours that turn white as opacity goes from FAINT to HIDDEN.
 
-    Nobody sees those colours until a program drops the opacity, as ComfyUI's Load Image does. On any background a pixel changes by
-    4.3/255 at most, times how far its colour is from white, and where it is FAINT or more opaque not at all.
+    Nobody sees those colours until a program drops the opacity, as ComfyUI's Load Image does. On any background a pixel
+    changes by 4.3/255 at most, times how far its colour is from white, and where it is FAINT or more opaque not at all.
     """
     colours, opacity = images[..., :3], images[..., 3:]
-    share = ((opacity - HIDDEN) / (FAINT - HIDDEN)).clamp(0, 1)
+    # By its logarithm: half precision errs by a share of the opacity, which so moves colours as little wherever they turn.
+    share = ((opacity.clamp(min=HIDDEN) / HIDDEN).log2() / math.log2(FAINT / HIDDEN)).clamp(max=1)
     return torch.cat([torch.lerp(torch.ones_like(colours), colours, share), opacity], 3)
 
 

@@ -251,7 +251,7 @@ class TrainingReport:
         self._first = 0
 
     def step(self, done: int, total: int, figures: dict[str, float] | None = None) -> None:
-        """Captions read, or with `figures` pictures shown to the GAN."""
+        """Pictures and captions read, sentences learnt, or with `figures` pictures shown to the GAN."""
         mm.throw_exception_if_processing_interrupted()
         now = time.monotonic()
         if figures is not None:
@@ -264,7 +264,7 @@ class TrainingReport:
         self._bar.update_absolute(done, total, preview)
         self._sheet, self._shown = None, now
         if figures is None:
-            show_text(self.node, f"{done} of {total} captions read")
+            show_text(self.node, f"getting ready: {done} of {total}")
         elif done > self._first:
             left = (total - done) * (now - self._started) / (done - self._first)
             recent = self.losses[-50:]

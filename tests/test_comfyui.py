@@ -280,13 +280,13 @@ def test_the_best_of_several_prompts_are_picked_and_drawn_again(server, page):
         "again": {"class_type": "LLMGAN_Generator", "inputs": {
             "gan": gan, "conditioning": ["pick", 2], "latent": ["pick", 0], "seed": 0, "batch_size": 1, "truncation": 1.0,
         }},
-        "1": {"class_type": "PreviewImage", "inputs": {"images": ["score", 1]}},
-        "2": {"class_type": "PreviewImage", "inputs": {"images": ["again", 0]}},
-        "3": {"class_type": "PreviewImage", "inputs": {"images": ["pick", 1]}},  # of pictures that were not connected
+        "101": {"class_type": "PreviewImage", "inputs": {"images": ["score", 1]}},
+        "102": {"class_type": "PreviewImage", "inputs": {"images": ["again", 0]}},
+        "103": {"class_type": "PreviewImage", "inputs": {"images": ["pick", 1]}},  # of pictures that were not connected
     }  # fmt: skip
     history = server.run(graph)
     best, again = np.split(pixels(server.images(history)), 2)
-    assert len(best) == 3 and np.abs(best - again).max() < 3 / 255 and "3" not in history["outputs"]
+    assert len(best) == 3 and np.abs(best - again).max() < 3 / 255 and "103" not in history["outputs"]
 
 
 # ------------------------------------------------------------------------------------------------------- training

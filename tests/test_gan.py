@@ -14,7 +14,7 @@ from llm_gan.models.gan import GAN, ConditionNorm, Latent, Scores, in_parts
 from llm_gan.models.generator import DECISION, Generator, GeneratorConfig, bilinear, weights_of_looks
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.memory import ConceptMemory
-from llm_gan.models.pictures import from_network
+from llm_gan.models.pictures import HIDDEN, from_network
 
 WIDTH = 32
 SMALL = GeneratorConfig(
@@ -346,6 +346,15 @@ SCENES = "a {} and a {}", "{}, {}, blue background", "a {} above a {}, flat styl
 
 
 @pytest.mark.skipif(not DEFAULT_GAN.exists(), reason="the default checkpoint is not here")
+def test_half_precision_draws_the_same_transparent_pictures():
+    full, half = load_gan(DEFAULT_GAN), load_gan(DEFAULT_GAN, dtype=torch.float16)
+    condition = LanguageModel.load(full.recipe.model).encode(["一张包含猫和狗的图像", "a red heart"], full.recipe).repeat(4)
+    one, other = (gan.generate(condition, full.sample_z(1, 8), transparent=True)[0] for gan in (full, half))
+    hidden = other[..., 3] <= HIDDEN
+    assert hidden.float().mean() > 0.2 and (other[hidden][:, :3] == 1).all() and (one - other).abs().max() <= 2 / 255
+
+
+@pytest.mark.skipif(not DEFAULT_GAN.exists(), reason="the default checkpoint is not here")
 @pytest.mark.parametrize("dtype,most,mean", [(torch.float16, 3 / 255, 0.02 / 255), (torch.bfloat16, 24 / 255, 0.15 / 255)])
 def test_half_precision_draws_the_same_pictures(dtype, most, mean):
     full, half = load_gan(DEFAULT_GAN), load_gan(DEFAULT_GAN, dtype=dtype)
@@ -437,15 +446,23 @@ def test_a_memory_makes_room_for_what_is_new_to_it():
     assert (after - before)[:60].abs().mean() < 0.02 * scale and (after - before).abs().max() < scale  # drawn as before
 
 
-def test_a_picture_is_drawn_more_decidedly_than_it_is_learnt():
+def test_what_is_trained_is_what_is_drawn():
     gan, c = small_gan(), condition(3)
     z, words = gan.sample_z(0, 3), (*gan.condition_norm(c.tokens, c.pooled), c.mask)
     with torch.no_grad():
-        text = gan.generator.read(*words)
-        learnt, drawn = gan.generator.code(z, text, decision=1.0), gan.generator.code(z, text)
-        assert torch.equal(gan.generator(z, *words), gan.generator.synthesize(learnt, text))
-    assert torch.equal(learnt.looks, drawn.looks) and not torch.allclose(learnt.styles, drawn.styles)
-    assert torch.allclose(gan.generate(c, z)[0], from_network(gan.generator.synthesize(drawn, text)), atol=1e-5)
+        learnt = gan.generator(z, *words)
+    assert torch.allclose(gan.generate(c, z)[0], from_network(learnt), atol=1e-5)
+
+
+def test_a_prompt_that_asks_for_no_look_clearly_leaves_it_to_z():
+    knows, ignorant = small_gan(config=replace(SMALL, shown=1)), small_gan()  # as checkpoints before it are
+    c, weak, clear = condition(1), torch.tensor([0.0, 3, 0, 0, 0]), torch.tensor([0.0, 9, 0, 0, 0])
+    for gan, factor in ((knows, 0.03), (ignorant, 1.0)):
+        for wish, kept in ((weak, factor), (clear, 1.0)):
+            gan.generator.look_from_text.bias.data = wish / 8
+            with torch.no_grad():
+                looks = gan.generator.read(*gan.condition_norm(c.tokens, c.pooled), c.mask).looks[0, 0]
+            assert looks[1] == pytest.approx(kept * wish[1].item(), abs=0.1) and not looks[[0, 2, 3, 4]].any()
 
 
 def test_z_picks_a_look_that_the_concept_was_shown_in_unless_the_prompt_asks_for_another():

@@ -634,10 +634,12 @@ class Clip:
         return [[torch.ones(1, len(tokens), 640), {"pooled_output": torch.ones(1, 640)}]]
 
 
-def test_a_clip_reads_where_there_is_no_llm(draw, encode):
+def test_a_clip_reads_where_there_is_no_llm(pack, draw, encode):
     conditioning = encode(["a dog", "a red cat"], llm=None, clip=Clip())
     assert [tokens.shape[1] for tokens, _ in conditioning] == [5, 9]
     assert draw(conditioning, batch_size=1)[0].shape[0] == 2
+    travelled = pack.run("TravelPrompts", conditioning=conditioning, frames=3, easing="linear", loop=False)[0]
+    assert draw(travelled, batch_size=1)[0].shape[0] == 3
 
 
 def test_a_clip_that_can_write_expands(pack, llm):
@@ -1125,7 +1127,7 @@ def test_a_training_shows_samples_losses_and_stops_when_cancelled(pack, tmp_path
     report.step(16, 80, {"pixel": 0.3})
     assert shown == [(3, 10, None), (8, 80, ("JPEG", "sheet", 512)), (16, 80, None)]
     assert report.losses == [0.5, 0.3]
-    assert texts == ["3 of 10 captions read", "16 of 80 pictures, off by 0.400, 0 min left"]
+    assert texts == ["getting ready: 3 of 10", "16 of 80 pictures, off by 0.400, 0 min left"]
 
     def interrupted():
         raise InterruptedError

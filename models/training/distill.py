@@ -20,7 +20,7 @@ from ..data.folder import read_pictures
 from ..data.scenes import compose
 from ..discriminator import DiscriminatorConfig
 from ..gan import GAN, Card
-from ..generator import DECISION, Generator, GeneratorConfig
+from ..generator import Generator, GeneratorConfig
 from ..language.model import LanguageModel
 from .dataset import Batch, Dataset, build_dataset
 from .run import (
@@ -43,7 +43,7 @@ ADVERSARIAL_FROM = 0.7  # of the run, if nothing else is asked for: the student 
 
 @dataclass(kw_only=True)
 class Lessons(Dataset):
-    """The captions of a `Dataset` with the teacher's pictures of them, as users see them, drawn on the device that it is on."""
+    """The captions of a `Dataset` with the teacher's pictures of them, drawn on the device that it is on."""
 
     teacher: Generator
 
@@ -52,7 +52,7 @@ class Lessons(Dataset):
     ) -> Batch:
         drawn = super().draw(batch, generator, rows, device)
         with torch.no_grad():
-            images = self.teacher(drawn.z, drawn.tokens, drawn.pooled, drawn.mask, drawn.layout, DECISION)
+            images = self.teacher(drawn.z, drawn.tokens, drawn.pooled, drawn.mask, drawn.layout)
         return drawn._replace(images=images.clamp(-1, 1))
 
 
@@ -153,7 +153,7 @@ def distill_folder(
     else:
         shape = slimmer(master.generator.config, share)
     examples, skipped = read_training(data)
-    own = {"adversarial_from": ADVERSARIAL_FROM, "decision": (DECISION, DECISION)} | device_settings(device)
+    own = {"adversarial_from": ADVERSARIAL_FROM} | device_settings(device)
     own |= read_settings(run, TrainingConfig) if resume else {}
     config = training_config(preset, len(examples), own, settings or {})
     if config.scenes and not shape.things:

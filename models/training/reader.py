@@ -7,14 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.sentences import CHINESE, ENGLISH, TINTS, WHITE, colour_in, is_chinese
-from ..generator import Generator
+from ..generator import LOUDNESS, Generator
 from ..layout import Layout, LayoutReader, Reading
 from ..tint import given
 from .dataset import ALONE, Dataset, SceneRow
 
 FINDS = 400  # batches of captions that the memory learns to find its concepts by: seconds
 CAPTIONS = 1024  # in each, of which equal shares name the thing, its style too, or are keywords
-NOISE = 0.5  # of the deviation of a caption's vector, so that what was not said in training is found as well
+NOISE = 0.5  # of the deviation of a caption's vector, so that what was not said in training is found as well,
+UNSURE = 0.25  # and so that a style is
+WISH = 14.0  # logit of the look that a caption asks for: louder than z says any
 BATCH = 64
 SORTED = 16  # batches whose sentences are drawn together, to be parted by length
 ROUNDS = 6  # times that every scene is read: on one CPU core some minutes for ten thousand
@@ -59,6 +61,29 @@ def fit_memory(generator: Generator, dataset: Dataset, seed: int = 0, device: to
         optimizer.step()
         schedule.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def fit_looks(generator: Generator, dataset: Dataset) -> None:
+    """Fit `generator.look_from_text` so that captions which name a style ask for its look, and all the others for none.
+
+    Ridge regression, as if captions were disturbed. Learnt along with pictures, it overrules z in a quarter of the captions that
+    name no style: they are then drawn in one look, and taught the picture of another.
+    """
+    look = dataset.anchors[:, : generator.config.looks].argmax(1).tolist()
+    asking = {caption: look[i] for i, captions in enumerate(dataset.styled) for caption in captions.tolist()}
+    others = {caption for kind in (dataset.plain, dataset.keywords) for captions in kind for caption in captions.tolist()}
+    captions = [*asking, *sorted(others - asking.keys())]
+    target = torch.zeros(len(captions), generator.config.looks, dtype=torch.float64)
+    target[range(len(asking)), list(asking.values())] = WISH
+    share = torch.ones(len(captions), 1, dtype=torch.float64)
+    share[: len(asking)] = (len(captions) - len(asking)) / max(len(asking), 1)  # so that neither kind drowns the other
+    inputs = F.pad(dataset.pooled[captions].double(), (0, 1), value=1.0)
+    ridge = UNSURE**2 * share.sum() * torch.eye(inputs.shape[1], dtype=torch.float64)
+    ridge[-1, -1] = 1e-6  # of the bias
+    solution = torch.linalg.solve((share * inputs).t() @ inputs + ridge, (share * inputs).t() @ target) / LOUDNESS
+    generator.look_from_text.weight.copy_(solution[:-1].t())
+    generator.look_from_text.bias.copy_(solution[-1])
 
 
 def fit_reader(

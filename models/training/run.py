@@ -26,7 +26,7 @@ from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
 from .log import check_tensorboard
 from .probes import probed, sample_sheet
-from .reader import fit_memory, fit_reader
+from .reader import fit_looks, fit_memory, fit_reader
 from .state import check_run, read_settings
 from .trainer import TrainingConfig, train
 
@@ -147,6 +147,7 @@ def train_folder(
         if first:
             if memory is not None and begins:  # or what draws would not learn what its memory does now
                 fit_memory(gan.generator, dataset, config.seed, device)
+                fit_looks(gan.generator, dataset)
             if scenes:
                 fit_reader(gan.generator, dataset, config.seed, device, progress, anyway=not begins)
         if dist.is_initialized():

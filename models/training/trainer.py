@@ -75,7 +75,6 @@ class TrainingConfig:
     matching: float = 1.0  # the discriminator's second task, to tell a picture's caption from others, beside real from fake,
     guidance: float = 1.0  # and the generator's share in it
     penalty: float = 1.0  # R1 + R2 on the raw-pixel discriminator
-    decision: tuple[float, float] = (1.0, 1.0)  # how sharply look and concept are chosen, from the first step to the last
     bf16: bool = False  # matrix products in bfloat16, weights and sums in fp32: for GPUs, and CPUs with AMX
     scenes: int = 0  # sentences over one to three of the pictures on one canvas, to learn composition from
     seed: int = 0
@@ -127,7 +126,6 @@ LIMITS = {  # of settings; a share of the generator's step may be anything from 
     "decay": (1e-6, 1),
     "ema_half_life": (1, 1e9),
     "augment": (0, 1),
-    "decision": (1e-3, 1e3),
     "overfit": (-1, 1),
     "adversarial_from": (0, 1),
     "seed": (0, 2**40),
@@ -140,10 +138,9 @@ PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000
 class Given(NamedTuple):
     """All that a step takes from outside: the batch, and once the discriminator plays how both of its pictures are augmented, the
     noise [2,B/4,3,R,R] of its penalty, which every fourth picture bears, and the shares [2] that the two discriminators have in
-    the generator's step; `decision` [] is how sharply look and concept are chosen."""
+    the generator's step."""
 
     batch: Batch
-    decision: Tensor
     augment: Augmentation | None
     noise: Tensor | None
     shares: Tensor | None
@@ -226,6 +223,7 @@ class Trainer:
             # Nor would pictures teach what captions mean, and while that stays, z chooses alike from the first step to the last.
             self.generator.memory.query.requires_grad_(False)
             self.generator.memory.keys.requires_grad_(False)
+            self.generator.look_from_text.requires_grad_(not self.generator.config.shown)
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         dataset.hold(torch.device(device))
         self._drawn = Ahead(self._draw, device)
@@ -257,14 +255,12 @@ class Trainer:
     def _given(self) -> Given:
         """What the next step is made of."""
         batch, random = self._drawn(self.step_number)
-        first, last = self.config.decision
-        decision = torch.tensor(first * (last / first) ** self.progress).to(self.device)
         if self.progress < self.config.adversarial_from:
-            return Given(batch, decision, None, None, None)
+            return Given(batch, None, None, None)
         size, rows, shape = self.config.batch_size * self.world, self._rows, batch.images.shape[1:]
         augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
         shares = torch.tensor([self._ramp(self.config.adversarial), self._ramp(self.config.raw)]).to(self.device)
-        return Given(batch, decision, augment, self._noise(random, 2, size, *shape)[:, rows][:, ::4], shares)
+        return Given(batch, augment, self._noise(random, 2, size, *shape)[:, rows][:, ::4], shares)
 
     def _moving(self) -> list[Tensor]:
         """All that `_learn` changes, the averaged generator not among it."""
@@ -283,7 +279,7 @@ class Trainer:
         config, projected = self.config, self.discriminator.projected
         batch, augment = given.batch, given.augment
         self.gan.train()
-        fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, batch.layout, given.decision)
+        fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, batch.layout)
         seen = fake.detach().requires_grad_()
         real_view, fake_view = batch.images, seen
         if augment is not None:  # only a discriminator needs its pictures varied
