@@ -223,7 +223,8 @@ class Trainer:
             # Nor would pictures teach what captions mean, and while that stays, z chooses alike from the first step to the last.
             self.generator.memory.query.requires_grad_(False)
             self.generator.memory.keys.requires_grad_(False)
-            self.generator.look_from_text.requires_grad_(not self.generator.config.shown)
+            if self.generator.config.shown:  # nor in what looks it is asked for, where that was learnt before the first picture
+                self.generator.look_from_text.requires_grad_(False)
         self.norms = {name: RunningNorm() for name in ("paired", "pixel", "adversarial", "raw", *self.optimizers)}
         dataset.hold(torch.device(device))
         self._drawn = Ahead(self._draw, device)
