@@ -9,7 +9,7 @@ from .linear import Linear, few, product, unrounded
 
 CERTAINTY = 6.0  # times a concept's logarithmic weight,
 CHOICE = 3.0  # and times z's word for it, which is as loud as N(0,1): a name stays what it is, equals are told apart
-KNOWN = 0.5  # of the weight on one concept: its own captions find it with 0.6 to 1, other names with 0.05 to 0.7
+KNOWN = 0.5  # of the weight on one concept: its own captions find it with 0.6 to 1, most other names with less
 VALUES = ("codes", "shared", "looks")  # of each concept
 SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
 
