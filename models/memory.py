@@ -83,14 +83,13 @@ class ConceptMemory(nn.Module):
         A new row begins as the blend that its captions found, so that they are drawn as before until they learn.
         """
         pooled = pooled.to(self.keys.device)
-        found = [self(pooled[captions]).mean(0).max(0) for captions in groups]
-        surest: dict[int, float] = {}
-        for weight, row in found:
-            surest[int(row)] = max(float(weight), surest.get(int(row), KNOWN))
-        new = [captions for captions, (weight, row) in zip(groups, found) if weight < surest[int(row)] or weight <= KNOWN]
+        found = torch.stack([self(pooled[captions]).mean(0) for captions in groups])
+        weight, row = found.max(1)
+        surest = torch.zeros_like(found[0]).scatter_reduce(0, row, weight, "amax")[row]
+        unknown = (weight <= KNOWN) | (weight < surest)
+        new, blends = [groups[i] for i in unknown.nonzero()[:, 0].tolist()], found[unknown]
         if not new:
             return 0
-        blends = torch.stack([self(pooled[captions]).mean(0) for captions in new])
         keys = torch.stack([F.normalize(self.query(pooled[captions]), dim=1).mean(0) for captions in new])
         added = {"keys": keys} | {name: blends @ getattr(self, name).flatten(1) for name in VALUES}
         for name, rows in added.items():

@@ -259,7 +259,7 @@ def build_dataset(
     texts += sorted(said - index.keys())
     index |= {text: i for i, text in enumerate(texts)}
     tokens, lengths, pooled = _conditions(texts, model, cache, progress)
-    warn_of_unread([text for text, length in zip(texts[:alone], lengths) if length == model.recipe().max_tokens], model)
+    _warn_of_unread([text for text, length in zip(texts[:alone], lengths) if length == model.recipe().max_tokens], model)
     ends = lengths.cumsum(0).tolist()
     if fit:
         norm.fit(tokens[: ends[alone - 1]], pooled[:alone])
@@ -293,7 +293,7 @@ def build_dataset(
     )
 
 
-def warn_of_unread(longest: Sequence[str], model: LanguageModel) -> None:
+def _warn_of_unread(longest: Sequence[str], model: LanguageModel) -> None:
     """Say what is not read of the captions that have as many tokens as are read."""
     ends = {caption: rest for caption in longest if (rest := model.unread(caption))}
     if ends:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.sentences import CHINESE, ENGLISH, TINTS, WHITE, colour_in, is_chinese
 from ..generator import LOUDNESS, Generator
@@ -78,12 +78,20 @@ def fit_looks(generator: Generator, dataset: Dataset) -> None:
     target[range(len(asking)), list(asking.values())] = WISH
     share = torch.ones(len(captions), 1, dtype=torch.float64)
     share[: len(asking)] = (len(captions) - len(asking)) / max(len(asking), 1)  # so that neither kind drowns the other
-    inputs = F.pad(dataset.pooled[captions].double(), (0, 1), value=1.0)
-    ridge = UNSURE**2 * share.sum() * torch.eye(inputs.shape[1], dtype=torch.float64)
-    ridge[-1, -1] = 1e-6  # of the bias
-    solution = torch.linalg.solve((share * inputs).t() @ inputs + ridge, (share * inputs).t() @ target) / LOUDNESS
-    generator.look_from_text.weight.copy_(solution[:-1].t())
-    generator.look_from_text.bias.copy_(solution[-1])
+    layer = generator.look_from_text
+    ridge = (UNSURE**2 * share.sum()).repeat(layer.in_features + 1)
+    ridge[-1] = 1e-6
+    _regress(layer, dataset.pooled[captions], target / LOUDNESS, ridge, share)
+
+
+def _regress(layer: nn.Linear, inputs: Tensor, target: Tensor, ridge: Tensor, share: Tensor | float = 1.0) -> None:
+    """Ridge regression: set `layer` so that it makes `target` [N,O] of `inputs` [N,I], rows counting as `share` [N,1] says and the
+    weight of every input, and the bias, being held back by `ridge` [I+1]."""
+    inputs = F.pad(inputs.double(), (0, 1), value=1.0)
+    weighed = (share * inputs).t()
+    solution = torch.linalg.solve(weighed @ inputs + ridge.diag(), weighed @ target.double())
+    layer.weight.copy_(solution[:-1].t())
+    layer.bias.copy_(solution[-1])
 
 
 def fit_reader(
@@ -166,12 +174,9 @@ def _begin(reader: LayoutReader, dataset: Dataset, captions: list[int]) -> None:
 
     Pointing at the right words then pays from the first step; gradient descent alone takes ten times as many.
     """
-    means = torch.stack([dataset.tokens[dataset.span(i)].float().mean(0) for i in captions]).double()
-    inputs = torch.nn.functional.pad(means, (0, 1), value=1.0)
-    ridge = RIDGE * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
-    solution = torch.linalg.solve(inputs.t() @ inputs + ridge, inputs.t() @ dataset.pooled[captions].double())
-    reader.words_to_pooled.weight.copy_(solution[:-1].t())
-    reader.words_to_pooled.bias.copy_(solution[-1])
+    means = torch.stack([dataset.tokens[dataset.span(i)].float().mean(0) for i in captions])
+    ridge = torch.full((means.shape[1] + 1,), RIDGE * len(means), dtype=torch.float64)
+    _regress(reader.words_to_pooled, means, dataset.pooled[captions], ridge)
     reader.to_pooled[-1].weight.zero_()
 
 
