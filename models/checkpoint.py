@@ -38,7 +38,8 @@ from .tensors import save_tensors
 
 log = logging.getLogger(__name__)
 
-# The newest that is read. A file says 2 only where it holds int8, and 3 where it is a published GAN: older versions read others.
+# The newest that is read. A file says 2 only where it holds int8, and 3 where it is a published GAN:
+# older versions read others.
 FORMAT_VERSION = 3
 ENCODER = ".encoder.safetensors"  # instead of .safetensors: what was trained later for a GAN, in a file beside it
 ENCODER_VERSION = "1"
@@ -107,8 +108,8 @@ def save_gan(
 ) -> Path:
     """Write `gan` to `path`, weights as `dtype`; `preview` is a PNG. Complete or not at all: an old file stays until then.
 
-    int8 holds for matrices and convolutions; small tensors and what decides are then fp16. ValueError for a published GAN, which
-    lies in a file as it is.
+    int8 holds for matrices and convolutions; small tensors and what decides are then fp16. ValueError for a published GAN,
+    which lies in a file as it is.
     """
     check_ours(gan)
     judged = include_discriminator and gan.discriminator is not None
@@ -250,10 +251,14 @@ def load_gan(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
 def as_it_runs(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor `name` of a GAN whose convolutions run in `dtype`, as it is computed with."""
     on_pixels = name.startswith(ON_PIXELS) and ".style." not in name
+    return laid_out(name, tensor, dtype if on_pixels else torch.float32)
+
+
+def laid_out(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor `name` of a network in `dtype`, those of convolutions in memory as the activations are: or small ones would
+    turn their weights round for every picture, and depthwise ones take twice the time."""
     convolves = name.endswith("weight") and tensor.ndim == 4
-    # As the activations are, or small convolutions would turn them round for every picture, and depthwise ones take twice the time.
-    layout = torch.channels_last if convolves else torch.preserve_format
-    return tensor.to(dtype if on_pixels else torch.float32, memory_format=layout)
+    return tensor.to(dtype, memory_format=torch.channels_last if convolves else torch.preserve_format)
 
 
 def _load_encoder(

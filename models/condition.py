@@ -141,7 +141,8 @@ class Condition:
         return self._each(lambda x: x.repeat_interleave(n, dim=0))
 
     def distinct(self) -> tuple[Condition, Tensor]:
-        """The prompts without those that repeat the one before them, choice apart, and for each of all of them which it is [B]."""
+        """The prompts without those that repeat the one before them, choice apart, and for each of all of them which it is
+        [B]."""
         new = torch.ones(len(self), dtype=torch.bool)
         if len(self) > 1:
             new[1:] = (self.pooled[1:] != self.pooled[:-1]).any(1)

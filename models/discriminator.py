@@ -129,11 +129,12 @@ class PixelDiscriminator(nn.Module):
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
-        size, widths = config.resolution // 4, list(config.pixel_channels)
+        size, widths, depth = config.resolution // 4, config.pixel_channels, 0
         channels = widths[0]
         layers: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(48, channels, 3, 1, 1), nn.LeakyReLU(0.2)]
         while size > 4:
-            wider = widths[min(len(layers) // 3, len(widths) - 1)]
+            depth += 1
+            wider = widths[min(depth, len(widths) - 1)]
             layers += [nn.Conv2d(channels, wider, 3, 1, 1), nn.LeakyReLU(0.2), nn.AvgPool2d(2)]
             channels, size = wider, size // 2
         self.body = nn.Sequential(*layers, nn.Conv2d(channels, channels, 4), nn.LeakyReLU(0.2), nn.Flatten())

@@ -1,7 +1,7 @@
 """Pictures at twice the size, and twice again: with the crisp edges of the drawings that the enlarger learnt from.
 
-A convolutional network looks at the small picture and gives four pixels in the place of each (Shi et al. 2016, arXiv 1609.05158,
-§3.2), as what bilinear interpolation lacks. It takes what a GAN draws, or any other drawing, of any size.
+A convolutional network looks at the small picture and gives four pixels in the place of each (Shi et al. 2016, arXiv
+1609.05158, §3.2), as what bilinear interpolation lacks. It takes what a GAN draws, or any other drawing, of any size.
 """
 
 import json
@@ -65,9 +65,9 @@ class Enlarger(nn.Module):
 def enlarge(enlarger: Enlarger, images: Tensor, times: int, progress: Callable[[int, int], None] | None = None) -> Tensor:
     """images [N,H,W,3] in 0..1, or [N,H,W,4] with opacity -> [N,times·H,times·W,3 or 4] in 0..1, fp32 on the CPU.
 
-    `times` is 2, 4 or 8. Pictures are computed in strips, in little memory, to the same numbers as at once. `progress(done, total)`
-    is told after every strip how many pixels were looked at, of how many, and may raise to stop. ValueError where the result
-    would be too large, or `times` is another.
+    `times` is 2, 4 or 8. Pictures are computed in strips, in little memory, to the same numbers as at once. `progress(done,
+    total)` is told after every strip how many pixels were looked at, of how many, and may raise to stop. ValueError where the
+    result would be too large, or `times` is another.
     """
     check_times(times, max(images.shape[1:3]))
     device, whole, doublings = enlarger.first.weight.device, [], times.bit_length() - 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .condition import Condition, Recipe
@@ -25,6 +26,7 @@ PINNED = 2**28  # bytes of results that a GPU may write to by itself: such memor
 RECORDED = 2**27  # bytes of them up to which a GPU draws a recording: with more, asking for its kernels is not what takes time
 MOST_PSI = 2.0  # truncation, beyond which nothing is drawn that anybody would want
 TOKENS = 8  # a GPU's prompts are padded to multiples of so many, which makes fewer kinds of recording
+FITTED = 2**14  # tokens at a time of which the mean and deviation are taken
 OTHERS = "it draws, walks, mixes and scores; for all else take a GAN that LLM-GAN trained."
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
 
@@ -48,9 +50,12 @@ class ConditionNorm(nn.Module):
     @torch.no_grad()
     def fit(self, tokens: Tensor, pooled: Tensor) -> None:
         """Take the statistics of raw tokens [N,C] and pooled [B,C], which should be those of all the training captions."""
-        tokens, pooled = tokens.double(), pooled.double()
-        self.token_mean.copy_(tokens.mean(0))
-        self.token_std.copy_(tokens.std(0, correction=0).clamp(min=1e-6))
+        parts = tokens.split(FITTED)  # all in double precision would be four times what they are
+        mean = sum(part.double().sum(0) for part in parts) / len(tokens)
+        variance = sum((part.double() - mean).square().sum(0) for part in parts) / len(tokens)
+        self.token_mean.copy_(mean)
+        self.token_std.copy_(variance.sqrt().clamp(min=1e-6))
+        pooled = pooled.double()
         mean = pooled.mean(0)
         # PCA whitening after z-scoring: without it the loudest dimensions would be the only components.
         std = pooled.std(0, correction=0).clamp(min=1e-6)
@@ -74,11 +79,11 @@ class Latent:
     """What N pictures are drawn from, with any prompt: z gives the picture, the shifts what is edited in it. fp32, on the CPU.
 
     z [N,z_dim]. styles [N,num_styles,style_dim] and looks [N,L], the logits of the looks (L = 0 without a memory of concepts),
-    are those of the thing that the prompt names first, as drawn, shifts and all; None where nothing was drawn yet.
-    style_shift [N,M,num_styles,style_dim] and sketch_shift [N,M,C,R,R] are added to the styles and the sketch that z and the
-    prompt give; None where nothing is. M is 1, for every thing alike, or counts things. background [N,3], RGB in -1..1, takes
-    the place of the prompt's where it is not None. So do tints [N,M,4] where they are more than 0: how far a thing is given a
-    colour, 0..1, and which, in -1..1 and times that, so that what lies between two latents is the sum of their shares.
+    are those of the thing that the prompt names first, as drawn with truncation_psi, shifts and all; None where nothing was
+    drawn yet. style_shift [N,M,num_styles,style_dim] and sketch_shift [N,M,C,R,R] are added to the styles and the sketch that z
+    and the prompt give; None where nothing is. M is 1, for every thing alike, or counts things. background [N,4] and tints
+    [N,M,4] take the place of the prompt's where they are more than 0: how far the background, or a thing, is given a colour,
+    0..1, and which RGB, in -1..1 and times that, so that what lies between two latents is the sum of their shares.
     prompts: of how many they were drawn, prompt by prompt, as many of each; a choice among them is no longer of those.
     """
 
@@ -90,13 +95,15 @@ class Latent:
     background: Tensor | None = None
     tints: Tensor | None = None
     prompts: int = 1
+    truncation_psi: float = 1.0
 
     def __len__(self) -> int:
         return len(self.z)
 
     def __getitem__(self, index: slice | list[int] | Tensor) -> "Latent":
         """The rows at `index`: the batch stays a dimension."""
-        return Latent(**{name: tensor[index] for name, tensor in self.tensors().items()})
+        rows = {name: tensor[index] for name, tensor in self.tensors().items()}
+        return Latent(**rows, truncation_psi=self.truncation_psi)
 
     def prompt_of(self, row: int) -> int:
         """Of which of its prompts a row was drawn."""
@@ -106,14 +113,15 @@ class Latent:
         """Those that are there, by name."""
         return {name: tensor for name in LATENT_DIMENSIONS if (tensor := getattr(self, name)) is not None}
 
-    def to_dict(self) -> dict[str, Tensor | int]:
+    def to_dict(self) -> dict[str, Tensor | int | float]:
         """All of it as plain data."""
-        return {**self.tensors(), "prompts": self.prompts}
+        return {**self.tensors(), "prompts": self.prompts, "truncation_psi": self.truncation_psi}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Tensor | int]) -> "Latent":
-        """The inverse of `to_dict`; z alone is enough. ValueError, in one sentence, for anything that is not a latent."""
-        prompts = values.get("prompts", 1)
+    def from_dict(cls, values: dict[str, Tensor | int | float]) -> "Latent":
+        """The inverse of `to_dict`; z alone is enough, and a background [N,3] is one of every latent. ValueError, in one
+        sentence, for anything that is not a latent."""
+        prompts, psi = values.get("prompts", 1), values.get("truncation_psi", 1.0)
         values = {name: tensor for name, tensor in values.items() if name in LATENT_DIMENSIONS}
         if "z" not in values:
             raise ValueError("This latent holds no z: connect the latent output of a node of LLM-GAN.")
@@ -122,7 +130,12 @@ class Latent:
                 raise ValueError(f"The {name} of this latent has shape {list(tensor.shape)}, which does not fit its z.")
         if not isinstance(prompts, int) or prompts < 1 or len(values["z"]) % prompts:
             raise ValueError(f"This latent says that it is of {prompts} prompts, which does not fit its z.")
-        return cls(**{name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()}, prompts=prompts)
+        if not isinstance(psi, (int, float)) or not 0 <= psi <= MOST_PSI:
+            raise ValueError(f"This latent says that it was drawn with a truncation of {psi!s:.20}: draw it again.")
+        parts = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()}
+        if "background" in parts and parts["background"].shape[1] == 3:
+            parts["background"] = F.pad(parts["background"], (1, 0), value=1.0)
+        return cls(**parts, prompts=prompts, truncation_psi=psi)
 
 
 LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5, "background": 2, "tints": 3}
@@ -183,8 +196,8 @@ class AnyGAN(nn.Module):
         return next(self.generator.parameters()).device
 
     def rows_at_once(self, wish: int | None, drawing: bool = False) -> int:
-        """How many rows to run at a time: as many as are wished for, or as a GPU or a CPU is fast with; a CPU draws no more than
-        its cache holds."""
+        """How many rows to run at a time: as many as are wished for, or as a GPU or a CPU is fast with; a CPU draws no more
+        than its cache holds."""
         if self.device.type != "cpu":
             return wish or 64
         return min(wish or 16, self.at_once) if drawing else wish or 16
@@ -282,7 +295,7 @@ class GAN(AnyGAN):
         return super().latent_shapes() | {
             "looks": (config.looks if config.concepts else 0,),
             "sketch_shift": (channels, side, side) if config.concepts else (),
-            "background": (3,) if config.things else (),
+            "background": (4,) if config.things else (),
             "tints": (4,) if config.things else (),
         }
 
@@ -307,8 +320,8 @@ class GAN(AnyGAN):
         return tuple(x for x in self.generator.read(tokens, pooled, mask, Layout(*layout))[:5] if x is not None)
 
     def _text(self, condition: Condition, state: tuple | None) -> Text:
-        """What the generator reads in `condition`, without its choice. What was read last is kept, as long as the weights are in
-        their `state`: of the same prompts another picture is drawn, most of the time."""
+        """What the generator reads in `condition`, without its choice. What was read last is kept, as long as the weights are
+        in their `state`: of the same prompts another picture is drawn, most of the time."""
         told = condition.tokens, condition.pooled, condition.mask
         known = self._known
         if known is not None and state is not None and known[0] == state and all(map(torch.equal, known[1], told)):
@@ -353,8 +366,8 @@ class GAN(AnyGAN):
 
         `transparent` leaves the background out: the images are [N,R,R,4], colour, white where nothing shows, and opacity. Runs
         at most `batch_size` at a time (as many as are fast on the device), on a CPU no more than its cache holds; what does not
-        fit the device's memory is tried again in halves. `progress(done, total)` is called after every part and may raise to stop.
-        Raises ValueError where condition, latent, truncation or `transparent` does not fit, or there is nothing to draw.
+        fit the device's memory is tried again in halves. `progress(done, total)` is called after every part and may raise to
+        stop. Raises ValueError where condition, latent, truncation or `transparent` does not fit, or there is nothing to draw.
         """
         if isinstance(latent, Tensor):
             latent = Latent(latent)
@@ -374,7 +387,8 @@ class GAN(AnyGAN):
                 where = where.to(self.device)
                 text = each(lambda x: x[where], text)
             if "background" in source:
-                text = text.on(source["background"])
+                share, colour = source["background"].split((1, 3), 1)
+                text = text.on(colour + (1 - share) * text.layout.background)
             if "tints" in source:
                 text = text.painted(source["tints"])
             choice = None if part.choice is None else part.choice.to(self.device)
@@ -383,7 +397,8 @@ class GAN(AnyGAN):
 
         size = self.rows_at_once(batch_size, drawing=True)
         images, styles, looks = in_parts(draw, len(latent), size, progress, self.recordings.forget)
-        return images, replace(latent, z=latent.z.float().cpu(), styles=styles, looks=looks)
+        z = latent.z.float().cpu()
+        return images, replace(latent, z=z, styles=styles, looks=looks, truncation_psi=float(truncation_psi))
 
     @torch.no_grad()
     @without_tf32()
@@ -423,8 +438,8 @@ def in_parts(
     progress: Callable[[int, int], None] | None,
     make_room: Callable[[], None],
 ) -> list[Tensor]:
-    """`work` on at most `size` of `total` rows at a time, its results joined on the CPU; in halves, once there is room made, where
-    memory runs out."""
+    """`work` on at most `size` of `total` rows at a time, its results joined on the CPU; in halves, once there is room made,
+    where memory runs out."""
     results, start = [], 0
     while start < total:
         stop = min(start + size, total)
@@ -447,7 +462,8 @@ def in_parts(
 
 
 def _room(total: int, like: Tensor) -> Tensor:
-    """For `total` rows, on the CPU; where they come from a GPU in memory that it writes to by itself, unless they are very many."""
+    """For `total` rows, on the CPU; where they come from a GPU in memory that it writes to by itself,
+    unless they are very many."""
     shape = total, *like.shape[1:]
     pinned = like.device.type == "cuda" and like[:1].nbytes * total <= PINNED
     return torch.empty(shape, dtype=like.dtype, pin_memory=pinned)

@@ -162,8 +162,8 @@ class TextEncoder(nn.Module):
 
     One bidirectional transformer layer repairs what the causal mask of the language model hid from early tokens. The pooled
     vectors go in front as tokens of their own, so that an empty prompt still leaves something to attend to. Its own memory, an
-    MLP, is wide, for there are more concepts than dimensions in the pooled vector: what is linear in it cannot learn one without
-    unlearning others.
+    MLP, is wide, for there are more concepts than dimensions in the pooled vector: what is linear in it cannot learn one
+    without unlearning others.
     """
 
     def __init__(self, config: GeneratorConfig):
@@ -238,10 +238,9 @@ class ModulatedConv(nn.Module):
     again, and the first touch of a fresh buffer's pages costs as much as the pass.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3):
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int):
         super().__init__()
-        fan_in = in_channels * kernel * kernel
-        self.weight = normal(out_channels, in_channels, kernel, kernel, std=fan_in**-0.5)
+        self.weight = normal(out_channels, in_channels, 3, 3, std=(9 * in_channels) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self._energy = Derived(energy)
         self.style = Linear(style_dim, in_channels)
@@ -253,12 +252,12 @@ class ModulatedConv(nn.Module):
         s = self.style(w).float()
         s = s / s.abs().amax(2, keepdim=True).clamp(min=1e-8)
         demodulation = SQRT2 * torch.rsqrt(s.square() @ self._energy(self.weight) + 1e-8)
-        scale, padding = spread(s.to(x.dtype), territories), self.weight.shape[2] // 2
+        scale = spread(s.to(x.dtype), territories)
         if torch.is_grad_enabled():
-            x = F.conv2d(x * scale, self.weight, padding=padding)
+            x = F.conv2d(x * scale, self.weight, padding=1)
             x = torch.addcmul(SQRT2 * self.bias[:, None, None], x, spread(demodulation.to(x.dtype), territories))
             return F.leaky_relu(x, 0.2).clamp(-CLAMP, CLAMP)
-        x = F.conv2d(x.mul_(scale), self.weight, padding=padding)
+        x = F.conv2d(x.mul_(scale), self.weight, padding=1)
         x = torch.addcmul(SQRT2 * self.bias[:, None, None], x, spread(demodulation.to(x.dtype), territories), out=x)
         return F.leaky_relu_(x, 0.2).clamp_(-CLAMP, CLAMP)
 
@@ -325,8 +324,8 @@ class Scale(nn.Module):
         self.attention = CrossAttention(channels, config.text_dim, config.heads) if attends else None
         self.resolution = resolution
         # A thing of half the canvas has its sketch whole at the next resolution only.
-        sketched = (1, 2) if config.things else (1,)
-        sketched = config.concepts and resolution in [config.sketch_resolution * times for times in sketched]
+        factors = (1, 2) if config.things else (1,)
+        sketched = config.concepts and resolution in [config.sketch_resolution * factor for factor in factors]
         self.from_sketch = nn.Conv2d(config.sketch_channels + config.look_channels, channels, 1) if sketched else None
         if sketched and resolution > config.sketch_resolution:
             nn.init.zeros_(self.from_sketch.weight)
@@ -428,8 +427,8 @@ class Generator(nn.Module):
         return self.layout(tokens, pooled, mask).layout() if self.config.things else Layout.whole(pooled)
 
     def read(self, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None) -> Text:
-        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout`, trimmed, is taken instead
-        of the one that the prompt describes."""
+        """tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool. A `layout`, trimmed, is taken
+        instead of the one that the prompt describes."""
         if layout is None:
             layout = self.lay_out(tokens, pooled, mask).trimmed()
         mask = torch.cat([layout.there, mask], 1)
@@ -497,6 +496,7 @@ class Generator(nn.Module):
         return torch.lerp(text.layout.background.float()[:, :, None, None], rgb, opacity)
 
     def forward(self, z: Tensor, tokens: Tensor, pooled: Tensor, mask: Tensor, layout: Layout | None = None) -> Tensor:
-        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool -> pictures [B,3,R,R]."""
+        """z [B,z_dim]; tokens [B,T,token_dim], pooled [B,pooled_dim] (both normalised), mask [B,T] bool -> pictures
+        [B,3,R,R]."""
         text = self.read(tokens, pooled, mask, layout)
         return self.synthesize(self.code(z, text), text)

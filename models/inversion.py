@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .condition import Condition
 from .encoder import find
@@ -31,6 +31,14 @@ def check_encoder(gan: GAN) -> None:
         )
 
 
+def check_steps(gan: GAN, steps: int) -> None:
+    """ValueError, saying what to do, where `gan` sees pictures by optimisation alone and is given no steps of it."""
+    if gan.encoder is None and not steps:
+        raise ValueError(
+            f"The GAN {gan.card.name} has no encoder, so it sees pictures by optimisation: give steps, 100 or more."
+        )
+
+
 def see(gan: GAN, images: Tensor, text: Text, known: Tensor) -> tuple[Latent, Text]:
     """The latent that the encoder finds for images [N,3,R,R] in -1..1, in one pass, and `text`, what their prompts say, on the
     pictures' own backgrounds; all on the GAN's device. known [N,1,R,R] is 0 where a picture is lost.
@@ -50,7 +58,7 @@ def see(gan: GAN, images: Tensor, text: Text, known: Tensor) -> tuple[Latent, Te
         if config.concepts:
             side = config.sketch_resolution
             sketch = z.new_zeros(len(z), things, config.sketch_channels + config.look_channels, side, side)
-    background = text.layout.background.float() if gan.generator.config.things else None
+    background = F.pad(text.layout.background.float(), (1, 0), value=1.0) if gan.generator.config.things else None
     return Latent(z.float(), None, None, styles.float(), None if sketch is None else sketch.float(), background), text
 
 
@@ -76,10 +84,12 @@ def invert(
     style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] or [1,H,W], of
     any size, is 1 where the picture is not to be looked at. Of every picture the best that was seen is kept.
     Runs `batch_size` at a time, in halves where memory runs out. `progress` is told how many steps of how many there are for
-    all the pictures, and may return True to stop there.
-    Raises ValueError where the GAN was saved without its discriminator, or condition and images do not fit.
+    all the pictures, and may return True to stop there; without steps, how many pictures of how many are seen.
+    Raises ValueError where the GAN was saved without its discriminator, or has no encoder and is given no steps, or condition
+    and images do not fit.
     """
     check_encoder(gan)
+    check_steps(gan, steps)
     condition = for_images(gan, condition, len(images))
     target = to_network(on_white(images), gan.resolution).to(gan.device)
     known = torch.ones_like(target[:, :1])
@@ -107,7 +117,7 @@ def invert(
         names = list(latent.tensors())
         return tuple(latent.tensors().values())
 
-    found = in_parts(find_part, len(images), batch_size, None, gan.recordings.forget)
+    found = in_parts(find_part, len(images), batch_size, None if steps else progress, gan.recordings.forget)
     return Latent.from_dict(dict(zip(names, found)))
 
 
@@ -128,7 +138,8 @@ def for_images(gan: GAN, condition: Condition, count: int) -> Condition:
     gan.check(condition)
     if count % len(condition):
         raise ValueError(
-            f"{count} pictures and {len(condition)} prompts: give one prompt, one for each picture, or as many pictures of each."
+            f"{count} pictures and {len(condition)} prompts: give one prompt, one for each picture, or as many pictures of"
+            " each."
         )
     return condition.repeat(count // len(condition))
 
@@ -136,11 +147,21 @@ def for_images(gan: GAN, condition: Condition, count: int) -> Condition:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def approach(
-    gan: GAN, latent: Latent, text: Text, target: Tensor, known: Tensor, steps: int, progress: Progress | None = None
+    gan: GAN,
+    latent: Latent,
+    text: Text,
+    target: Tensor,
+    known: Tensor,
+    steps: int,
+    progress: Progress | None = None,
+    observe: Callable[[Tensor], Tensor] = nn.Identity(),
 ) -> Latent:
-    """`latent` brought nearer to target [N,3,R,R] where it is known [N,1,R,R], by `steps` of Adam; the best of each picture."""
+    """`latent` brought nearer to target [N,3,R,R] where it is known [N,1,R,R], by `steps` of Adam; the best of each picture.
+
+    `observe` makes of what is drawn, differentiably, what is seen of it: both are compared so.
+    """
     # What inference mode made can take no part in a gradient: copies can.
-    text, target, known = each(torch.clone, text), target.clone(), known.clone()
+    text, target, known = each(torch.clone, text), observe(target).clone(), known.clone()
     look = gan.discriminator.projected.look
     parts = {name: getattr(latent, name).clone().requires_grad_() for name in RATES if getattr(latent, name) is not None}
     optimizer = torch.optim.Adam([{"params": [part], "lr": RATES[name]} for name, part in parts.items()], betas=(0.9, 0.99))
@@ -149,12 +170,13 @@ def approach(
     best = {name: part.detach().clone() for name, part in parts.items()}
     for step in range(steps + 1):  # the last only judges
         drawn = draw(gan, replace(latent, **parts), text)
+        seen = observe(drawn)
         # What is not known is as drawn: no feature can tell it from the target.
-        wanted = torch.lerp(drawn.detach(), target, known)
-        pixels = ((drawn - target).abs() * known).mean((1, 2, 3)) / known.mean((1, 2, 3)).clamp(min=1e-3)
+        wanted = torch.lerp(seen.detach(), target, known)
+        pixels = ((seen - target).abs() * known).mean((1, 2, 3)) / known.mean((1, 2, 3)).clamp(min=1e-3)
         with torch.no_grad():
             real = look(wanted.to(gan.dtype))
-        fake = look(drawn.to(gan.dtype))
+        fake = look(seen.to(gan.dtype))
         losses = pixels + FEATURES * feature_distances(fake, real).float()
         better = losses.detach() < least
         least = torch.where(better, losses.detach(), least)

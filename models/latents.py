@@ -33,14 +33,17 @@ MOST = 4096  # latents of one file or walk
 
 
 def layers_of(generator: nn.Module, ranges: Sequence[str]) -> list[int]:
-    """The style layers in some of RANGES; "all" is every one. ValueError for another name, and where the GAN has none of them."""
+    """The style layers in some of RANGES; "all" is every one. ValueError for another name,
+    and where the GAN has none of them."""
     if unknown := sorted(set(ranges) - {*RANGES, "all"}):
         raise ValueError(f"There is no range {unknown[0]!r} of layers: there are {', '.join(RANGES)} and all.")
     spans = [RANGES[name] if name != "all" else (0, math.inf) for name in ranges]
     found = [i for i, pixels in enumerate(generator.style_resolutions) if any(low <= pixels <= high for low, high in spans)]
     if ranges and not found:
         most = max(generator.style_resolutions)
-        raise ValueError(f"This GAN has no {' and '.join(ranges)} layers, its finest are of {most} px: take coarser ones, or all.")
+        raise ValueError(
+            f"This GAN has no {' and '.join(ranges)} layers, its finest are of {most} px: take coarser ones, or all."
+        )
     return found
 
 
@@ -51,7 +54,8 @@ def mix(
     """`content` [N] with the styles of `style` [N] or [1] in these layers (style mixing, StyleGAN, Karras et al. 2019, arXiv
     1812.04948, §3.1), and with `look` the sketch in its look; strength goes from content (0) to style (1), and beyond it.
 
-    Both must have been drawn by `generator`, since the styles are those that they were drawn with. ValueError where they were not.
+    Both must have been drawn by `generator`, since the styles are those that they were drawn with. ValueError where they were
+    not. The mix is to be drawn with the truncation of `content`; at 0, where z has no say, its look stays.
     """
     style = _fitted(style, len(content), "styles")
     if content.styles is None or style.styles is None:
@@ -60,40 +64,43 @@ def mix(
         raise ValueError(f"A strength of {strength:g}: give from 0 to 2.")
     shift = torch.zeros_like(content.styles)
     shift[:, layers] = strength * (style.styles - content.styles)[:, layers]
-    z = content.z.clone()
-    if look and content.looks is not None and style.looks is not None and content.looks.shape[1]:
-        # The look's logits are those that z gives and those of the prompt: z makes up for both prompts.
+    z, psi = content.z.clone(), content.truncation_psi
+    if look and psi and content.looks is not None and style.looks is not None and content.looks.shape[1]:
+        # The look's logits are those that z gives, truncated, and those of the prompt: z makes up for both prompts.
         change = strength * (style.looks - content.looks)
-        z[:, : content.looks.shape[1]] += change / LOOK_SHARPNESS
+        z[:, : content.looks.shape[1]] += change / (LOOK_SHARPNESS * psi)
         # Another z has other styles, which are not asked for.
-        moved = _styles_of(generator, z, content.looks + change) - _styles_of(generator, content.z, content.looks)
+        moved = _styles_of(generator, z, content.looks + change, psi) - _styles_of(generator, content.z, content.looks, psi)
         shift[:, :, : moved.shape[1]] -= moved[:, None]
     own = content.style_shift
     shift = shift[:, None] if own is None else own + shift[:, None]
     return replace(content, z=z, style_shift=shift, styles=None, looks=None)
 
 
-def _styles_of(generator: Generator, z: Tensor, looks: Tensor) -> Tensor:
-    """What z [N,z_dim] and the logits of looks [N,L] have in every style [N,w_dim], fp32 on the CPU."""
+def _styles_of(generator: Generator, z: Tensor, looks: Tensor, psi: float) -> Tensor:
+    """What z [N,z_dim], truncated by psi, and the logits of looks [N,L] have in every style [N,w_dim], fp32 on the CPU."""
     device = generator.canvas.weight.device
-    return (generator.mapping(z.to(device)) + generator.look_to_style(weights_of_looks(looks.to(device)))).cpu()
+    return (generator.mapping(z.to(device), psi) + generator.look_to_style(weights_of_looks(looks.to(device)))).cpu()
 
 
 def join(latents: Sequence[Latent]) -> Latent:
-    """Latents one after the other; edits that some lack are none there, and a background counts where all have one."""
+    """Latents one after the other; edits that some lack are none there, and without a background they have their prompts'."""
     joined = {"z": torch.cat([latent.z for latent in latents])}
     for name in ("style_shift", "sketch_shift", "tints"):
         shifts = [getattr(latent, name) for latent in latents]
         if there := [shift for shift in shifts if shift is not None]:
             most, shape = _things_of(there), there[0].shape[2:]
             joined[name] = torch.cat([_of_things(shift, len(latent), most, shape) for shift, latent in zip(shifts, latents)])
-    if all(latent.background is not None for latent in latents):
-        joined["background"] = torch.cat([latent.background for latent in latents])
+    behind = [latent.background for latent in latents]
+    if any(colour is not None for colour in behind):
+        none = [torch.zeros(len(latent), 4) for latent in latents]
+        joined["background"] = torch.cat([other if own is None else own for own, other in zip(behind, none)])
     return Latent(**joined)
 
 
 def interpolate(keys: Latent, frames: int, spherical: bool = True, easing: str = "linear", loop: bool = False) -> Latent:
-    """A walk of so many frames through keys [K], which it begins and (unless it is a loop, whose end joins its beginning) ends at.
+    """A walk of so many frames through keys [K], which it begins and (unless it is a loop, whose end joins its beginning)
+    ends at.
 
     z goes along great circles where `spherical` (slerp, Shoemake 1985; White 2016, arXiv 1609.04468, for GANs), everything else
     straight. ValueError where there are fewer than two keys or frames.
@@ -152,8 +159,8 @@ def indices(text: str, count: int) -> list[int]:
 
 
 def vary(latent: Latent, count: int, strength: float, seed: int) -> Latent:
-    """`count` variations of each of latent [N]: z' = √(1 - s²) z + s ε, ε ~ N(0,I), which keeps z's distribution (pCN; Cotter et
-    al. 2013, arXiv 1202.0709, eq. 4.7). strength s: 0 is the latent itself, 1 has nothing of its z left; edits stay."""
+    """`count` variations of each of latent [N]: z' = √(1 - s²) z + s ε, ε ~ N(0,I), which keeps z's distribution (pCN; Cotter
+    et al. 2013, arXiv 1202.0709, eq. 4.7). strength s: 0 is the latent itself, 1 has nothing of its z left; edits stay."""
     if not 0 <= strength <= 1:
         raise ValueError(f"A strength of {strength:g}: give from 0 to 1.")
     if count < 1:
@@ -201,8 +208,8 @@ def slide(latent: Latent, directions: Tensor, strengths: Tensor, layers: Sequenc
 
 
 def colour_of(text: str) -> RGB:
-    """The RGB of a colour by its name, the one in which the prompt would paint it, or as CSS writes it, "#36c" say. ValueError for
-    anything else."""
+    """The RGB of a colour by its name, the one in which the prompt would paint it, or as CSS writes it, "#36c" say. ValueError
+    for anything else."""
     name = text.strip().lower()
     try:
         return {**ENGLISH.tints, **CHINESE.tints}.get(name) or ImageColor.getrgb(name)[:3]
@@ -211,8 +218,9 @@ def colour_of(text: str) -> RGB:
 
 
 def paint(latent: Latent, things: Sequence[RGB | None], background: RGB | None = None) -> Latent:
-    """latent [N] with things in these colours, in the order in which a prompt names them, one for all that there are or one for each,
-    and on this background. None leaves what the prompt says, or was painted before. Its styles stay as they were drawn."""
+    """latent [N] with things in these colours, in the order in which a prompt names them, one for all that there are or one for
+    each, and on this background. None leaves what the prompt says, or was painted before.
+    Its styles stay as they were drawn."""
     changed = {}
     if any(rgb is not None for rgb in things):
         own = torch.tensor([given(rgb) for rgb in things]).expand(len(latent), -1, -1)
@@ -222,12 +230,13 @@ def paint(latent: Latent, things: Sequence[RGB | None], background: RGB | None =
             own = torch.where(own[:, :, :1] > 0, own, before)
         changed["tints"] = own
     if background is not None:
-        changed["background"] = torch.tensor([given(background)[1:]]).expand(len(latent), -1)
+        changed["background"] = torch.tensor([given(background)]).expand(len(latent), -1)
     return replace(latent, **changed)
 
 
 def colours(text: str) -> list[RGB | None]:
-    """"red, -, #36c" -> the colours of things in the order in which a prompt names them, None for a dash. ValueError for another."""
+    """"red, -, #36c" -> the colours of things in the order in which a prompt names them, None for a dash.
+    ValueError for another."""
     return [None if part.strip() in ("-", "") else colour_of(part) for part in re.split("[,，、]", text)]
 
 
@@ -241,13 +250,18 @@ def save_latent(latent: Latent, path: Path, gan: AnyGAN, note: str = "") -> Path
         "recipe": json.dumps(gan.recipe.to_dict()),
         "note": note,
         "prompts": str(latent.prompts),
+        "truncation_psi": str(latent.truncation_psi),
     }
-    save_tensors({name: part.contiguous() for name, part in latent.tensors().items()}, path, metadata)
+    tensors = latent.tensors()
+    if latent.background is not None and (latent.background[:, 0] == 1).all():
+        tensors["background"] = latent.background[:, 1:]  # as versions read it that know no share of one
+    save_tensors({name: part.contiguous() for name, part in tensors.items()}, path, metadata)
     return path
 
 
 def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
-    """The latent in `path`, and its metadata. ValueError or FileNotFoundError, in one sentence, for anything that is not one."""
+    """The latent in `path`, and its metadata. ValueError or FileNotFoundError, in one sentence,
+    for anything that is not one."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no latent {path}.")
     try:
@@ -261,12 +275,14 @@ def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
             if odd := {file.get_slice(name).get_dtype() for name in names}.difference(NUMBERS):
                 raise ValueError(f"{path.name} holds {min(odd)} numbers, of which no latent is made: save the latent again.")
             values = {name: file.get_tensor(name) for name in names}
-            prompts = metadata.get("prompts", "1")
+            prompts, psi = metadata.get("prompts", "1"), metadata.get("truncation_psi", "1")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): save the latent again.") from None
     if not all(value.is_floating_point() and torch.isfinite(value).all() for value in values.values()):
         raise ValueError(f"{path.name} holds values that are not finite, so it is damaged: save the latent again.")
-    return Latent.from_dict({**values, "prompts": int(prompts) if prompts.isdecimal() else prompts}), metadata
+    prompts = int(prompts) if prompts.isdecimal() else prompts
+    psi = float(psi) if re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d+)?", psi) else psi
+    return Latent.from_dict({**values, "prompts": prompts, "truncation_psi": psi}), metadata
 
 
 def _places(keys: int, frames: int, easing: str, loop: bool) -> tuple[list[int], list[int], Tensor]:
@@ -305,7 +321,8 @@ def _slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 
 def _things_of(shifts: Sequence[Tensor]) -> int:
-    """How many things shifts [N,M,...] together tell apart: all that there may be, where one is for every thing and another not."""
+    """How many things shifts [N,M,...] together tell apart: all that there may be,
+    where one is for every thing and another not."""
     counts = {shift.shape[1] for shift in shifts}
     return max(*counts, MAX_THINGS) if len(counts) > 1 and 1 in counts else max(counts)
 

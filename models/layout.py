@@ -20,13 +20,13 @@ from .tuples import each
 
 TERRITORY = 4.0  # how steeply a thing's influence falls: at its neighbour's centre nothing is left of it
 WHITE = 1.0
-READER_HEADS = 4
+READER_LAYERS, READER_HEADS = 2, 4
 
 
 class Layout(NamedTuple):
     """Of M things the pooled vectors [B,M,P], as of prompts of each alone, and the boxes [B,M,3] (centre x and y, side, on a
-    canvas of side 1, y downwards); which of them are there [B,M]; the background's colour [B,3] in -1..1; and how far each thing is
-    given a colour, 0..1, and which, in -1..1 [B,M,4], None where none is."""
+    canvas of side 1, y downwards); which of them are there [B,M]; the background's colour [B,3] in -1..1; and how far each
+    thing is given a colour, 0..1, and which, in -1..1 [B,M,4], None where none is."""
 
     pooled: Tensor
     boxes: Tensor
@@ -111,7 +111,7 @@ class LayoutReader(nn.Module):
     words that give it a colour in the same way.
     """
 
-    def __init__(self, config, layers: int = 2):
+    def __init__(self, config):
         super().__init__()
         width = config.text_dim
         self.things = config.things
@@ -119,7 +119,7 @@ class LayoutReader(nn.Module):
         self.from_pooled = Linear(config.pooled_dim, width)
         self.queries = normal(config.things + 1, width, std=1)
         layer = nn.TransformerEncoderLayer(width, READER_HEADS, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, READER_LAYERS, nn.LayerNorm(width), enable_nested_tensor=False)
         self.point = Linear(width, width)
         read = config.token_dim + width
         self.to_pooled = nn.Sequential(Linear(read, 2 * width), nn.GELU(), Linear(2 * width, config.pooled_dim))
@@ -134,6 +134,7 @@ class LayoutReader(nn.Module):
             self.to_tint = nn.Sequential(Linear(read, width), nn.GELU(), Linear(width, 1 + self.tints))  # none, or which of
             self.register_buffer("palette", torch.zeros(self.tints, 3))  # RGB in -1..1
 
+    @unrounded
     def forward(self, tokens: Tensor, pooled: Tensor, mask: Tensor) -> "Reading":
         batch, length = mask.shape
         x = self.from_tokens(tokens) + _positions(length, self.queries.shape[1], tokens)
@@ -163,8 +164,9 @@ class LayoutReader(nn.Module):
 
 class Reading(NamedTuple):
     """What `LayoutReader` reads: of each thing the pooled vector [B,M,P] and the box if there are 1 to M things [B,M,M,3],
-    logits of those numbers [B,M] and of the background's being coloured [B], and in which colour [B,3]; and of each thing the logits
-    of being given no colour or one of K [B,M,1+K], which are the palette [K,3] (None from a reader that looks for none)."""
+    logits of those numbers [B,M] and of the background's being coloured [B], and in which colour [B,3]; and of each thing the
+    logits of being given no colour or one of K [B,M,1+K], which are the palette [K,3] (None from a reader that looks for
+    none)."""
 
     pooled: Tensor
     boxes: Tensor
@@ -191,7 +193,8 @@ class Reading(NamedTuple):
 
 @contextmanager
 def _plainly_on_gpu(x: Tensor) -> Iterator[None]:
-    """Where x is not on a CPU, without torch's fused layers: on a GPU they approximate GELU by tanh, which moves every thing."""
+    """Where x is not on a CPU, without torch's fused layers: on a GPU they approximate GELU by tanh,
+    which moves every thing."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(before and x.device.type == "cpu")
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +47,26 @@ def few(x: Tensor, weight: Tensor) -> bool:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Here a GPU convolves fp32 as such, and not with the ten bits of TF32, as it may by default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Here fp32 is multiplied as such: not with the ten bits of TF32, which a GPU takes by default for convolutions, nor rounded
+    in any other way that a process has asked for (`torch.set_float32_matmul_precision`)."""
+    places, exact = _precisions()
+    before = [getattr(*place) for place in places]
+    for place in places:
+        setattr(*place, exact)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for place, value in zip(places, before):
+            setattr(*place, value)
+
+
+def _precisions() -> tuple[list[tuple[Any, str]], str | bool]:
+    """Where torch is told how fp32 is multiplied, and what to say there for it to be exact."""
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9, which may refuse to tell the flag of before once this was set
+        work = backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
+        return [(own, "fp32_precision") for own in work], "ieee"
+    return [(backends.cudnn, "allow_tf32"), (backends.cuda.matmul, "allow_tf32")], False
 
 
 Work = TypeVar("Work", bound=Callable)

@@ -51,8 +51,8 @@ class ConceptMemory(nn.Module):
 
     @unrounded
     def choose(self, concepts: Tensor, z: Tensor, choice: Tensor | None = None, decision: float = 1.0) -> Tensor:
-        """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts, or
-        as far as `choice` [B] says: at 0 they stay as they are.
+        """Weights of concepts [B,M,K] and z [B,z_dim] -> weights [B,M,K] that lie for the most part on one of those concepts,
+        or as far as `choice` [B] says: at 0 they stay as they are.
 
         softmax(d (6 log w + 3 z·r)) with a random direction r for each concept and the `decision` d: close to the Gumbel-max
         trick (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030), d the inverse of its temperature, but smooth in z, so that a
@@ -77,8 +77,8 @@ class ConceptMemory(nn.Module):
 
     @torch.no_grad()
     def make_room(self, pooled: Tensor, groups: list[list[int]]) -> int:
-        """Add a row for every group of captions (rows of pooled [M,P]) that has none -> how many. A group has the row that it finds
-        with more than KNOWN of the weight, unless another group finds that more surely.
+        """Add a row for every group of captions (rows of pooled [M,P]) that has none -> how many. A group has the row that it
+        finds with more than KNOWN of the weight, unless another group finds that more surely.
 
         A new row begins as the blend that its captions found, so that they are drawn as before until they learn.
         """
@@ -98,6 +98,21 @@ class ConceptMemory(nn.Module):
         if hasattr(self, "shown"):
             self.shown = torch.cat([self.shown, self.shown.new_ones(len(new), self.shown.shape[1])])
         return len(new)
+
+    @torch.no_grad()
+    def lend_looks(self) -> None:
+        """Give each concept, in the looks that it was never shown in, the sketch of the one it was shown in that is most like
+        each: over the concepts shown in both, of the least mean squared difference. A prompt that asks for such a look is then
+        drawn in shapes which pictures have taught, and has the asked look's style all the same."""
+        shown, looks = self.shown.float(), self.looks.flatten(2).float()
+        seen, both = looks * shown[:, :, None], shown.t() @ shown
+        energy = seen.square().sum(2).t() @ shown
+        apart = (energy + energy.t() - 2 * torch.einsum("kax,kbx->ab", seen, seen)) / both.clamp(min=1)
+        apart = apart.masked_fill(both == 0, torch.finfo(apart.dtype).max)  # as far as can be, and still there
+        lender = torch.where(shown[:, None] > 0, apart, torch.inf).argmin(2)  # for each concept and look [K,L]
+        own = (shown > 0) | (shown.sum(1, keepdim=True) == 0)
+        lender = torch.where(own, torch.arange(shown.shape[1], device=shown.device), lender)
+        self.looks.copy_(self.looks.gather(1, lender[:, :, None, None, None].expand_as(self.looks)))
 
     def sketch(self, concepts: Tensor, looks: Tensor) -> Tensor:
         """Weights of concepts [...,K] and of looks [...,L] -> features [...,C,R,R], the shared ones first."""

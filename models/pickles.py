@@ -46,8 +46,9 @@ class Thing:
 
 
 def read_pickle(path: Path) -> Any:
-    """The containers, numbers, texts, tensors and arrays in a file of `pickle.dump` or of `torch.save`, other objects as `Thing`s.
-    ValueError, in one sentence, for a file that is neither. The numbers of an archive's tensors are read when they are used."""
+    """The containers, numbers, texts, tensors and arrays in a file of `pickle.dump` or of `torch.save`, other objects as
+    `Thing`s. ValueError, in one sentence, for a file that is neither. The numbers of an archive's tensors are read when they
+    are used."""
     try:
         with open(path, "rb") as file:
             if file.read(4) == b"PK\x03\x04":
@@ -306,9 +307,9 @@ def _scalar(kind: _Kind, data: bytes) -> int | float:
 
 _OLD_FILE = 0x1950A86A20F9469CFC6C  # what begins it
 _STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
 _KNOWN = {
     ("collections", "OrderedDict"): OrderedDict,

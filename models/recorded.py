@@ -57,9 +57,9 @@ class Recordings(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def follow(self, *networks: nn.Module) -> tuple | None:
-        """To be called before `run`, always with the same networks, all that its work reads weights of: where these have changed or
-        moved since the last time, the recordings are forgotten. Returns the state of the weights, None where they are learning:
-        then nothing is recorded, for a fused optimiser's changes cannot be seen."""
+        """To be called before `run`, always with the same networks, all that its work reads weights of: where these have
+        changed or moved since the last time, the recordings are forgotten. Returns the state of the weights, None where they
+        are learning: then nothing is recorded, for a fused optimiser's changes cannot be seen."""
         if self._weights is None:
             self._weights = Weights(*networks)
         if (state := self._weights.state()) != self._state:
@@ -107,8 +107,8 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 @contextmanager
 def _noticing_waits(mode: str) -> Iterator[None]:
-    """A RuntimeError ("error") or a warning ("warn") for what would wait for the GPU, as a copy from ordinary memory does: the end
-    of any recording, after which torch before 2.12 could neither give memory back nor draw random numbers."""
+    """A RuntimeError ("error") or a warning ("warn") for what would wait for the GPU, as a copy from ordinary memory does: the
+    end of any recording, after which torch before 2.12 could neither give memory back nor draw random numbers."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode(mode)
     try:
@@ -160,10 +160,10 @@ class RecordedSteps:
     """Steps of a training, each of which changes what it reads: weights, running means, what an optimiser remembers. On a CUDA
     GPU they run as they are WARM times, while libraries choose their kernels and optimisers make room; then they are recorded.
 
-    `work(given)` -> a tensor of figures. `given` is a NamedTuple of tensors, None and such; of other shapes it is another kind of
-    step, for which the last recording is let go. `state()` is all that the work changes in place: the first step is made as it is
-    and again by the recording, which is used only if both change it alike. `settle` waits for what other threads ask of the GPU,
-    since while a recording is made there must be nothing.
+    `work(given)` -> a tensor of figures. `given` is a NamedTuple of tensors, None and such; of other shapes it is another kind
+    of step, for which the last recording is let go. `state()` is all that the work changes in place: the first step is made as
+    it is and again by the recording, which is used only if both change it alike. `settle` waits for what other threads ask of
+    the GPU, since while a recording is made there must be nothing.
     """
 
     def __init__(self, work: Callable[[T], Tensor], state: Callable[[], list[Tensor]], settle: Callable[[], None]):

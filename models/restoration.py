@@ -6,20 +6,21 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .condition import Condition
-from .damage import KINDS, blur, enlarged
+from .damage import KINDS, blur, blur_widely, enlarged, grey
 from .gan import GAN, Latent
-from .inversion import Progress, approach, check_encoder, check_mask, draw, fitted, for_images, invert, see
-from .latents import between
+from .inversion import Progress, approach, check_encoder, check_mask, check_steps, draw, fitted, for_images, invert, see
+from .latents import between, layers_of, mix
+from .linear import without_tf32
 from .pictures import from_network, margins, on_white
 
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
 FAR, SEAM = 0.1, 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim
 EDGE = 0.2  # a step of this much at the rim, of pixels in -1..1, is rather an edge than a seam
 KEEP = 0.25  # of a picture that is restyled: with more, pieces of its own shape stand beside those of the other style
-LARGEST = 2048  # pixels, of a side of what is restored: of a picture, or where it only has holes, of a hole and what is around it
+LARGEST = 2048  # pixels, of a side of what is restored: of a picture, or where it only has holes, of a hole and what is around
 
 
 def restore(
@@ -38,8 +39,8 @@ def restore(
     zoom above 1), missing colour ("colourise"), traces of JPEG ("unjpeg"). mask [N,H,W] or [1,H,W], any size, is 1 where they
     are lost ("inpaint", implied): where nothing else is undone, all other pixels stay exactly as they are. The GAN sees the
     picture back into itself, guided by condition [N] or [1], with `steps` of optimisation on top, and the encoder's refiner
-    mends the picture with what was drawn beside it; a GAN without an encoder fills holes by optimisation and mends nothing else.
-    Raises ValueError, in one sentence, where that cannot be done, before any work.
+    mends the picture with what was drawn beside it; a GAN without an encoder fills holes by optimisation and mends nothing
+    else. Raises ValueError, in one sentence, where that cannot be done, before any work.
     """
     check_encoder(gan)
     kinds = _check(gan, images, undo, mask, zoom, steps)
@@ -58,26 +59,24 @@ def restore(
         squares = [_around(hole, least) if hole.any() else (0, 0, 0) for hole in lost[:, 0]]
         if (widest := max(side for *_, side in squares)) > LARGEST:
             raise ValueError(
-                f"A hole of this mask, with what is around it, is {widest} pixels wide, more than {LARGEST}: cover less at a time,"
-                " or give smaller pictures."
+                f"A hole of this mask, with what is around it, is {widest} pixels wide, more than {LARGEST}: cover less"
+                " at a time, or give smaller pictures."
             )
     results = []
     for row, (top, left, side) in enumerate(squares):
         picture, hole = x[row : row + 1], lost[row : row + 1]
         report = progress and (lambda done, total, shown=None, row=row: progress(row * total + done, len(x) * total, shown))
         own = kinds if hole.any() else kinds - {"inpaint"}
-        if not side:  # nothing of it is lost
-            results.append(picture)
-            continue
-        square, seen, back = _square(picture, 1 - hole, top, left, side)
-        # Holes are filled at no more pixels than a GAN knows what to do with; what else is undone, at all that there are.
-        size = min(max(side, gan.resolution), least) if only_holes else side
-        mended = _mend(gan, square, seen, condition[[row]], own, size, steps, report)
-        if mask is not None:
-            mended = _match_rim(mended, square, seen, kinds)
-        if only_holes:
-            mended = torch.lerp(mended, square, seen)
-        results.append(back(mended))
+        if side:  # something is lost
+            square, seen, back = _square(picture, 1 - hole, top, left, side)
+            # Holes are filled at no more pixels than a GAN knows what to do with; what else is undone, at all that there are.
+            size = min(max(side, gan.resolution), least) if only_holes else side
+            mended = _mend(gan, square, seen, condition[[row]], own, size, steps, report)
+            if only_holes:  # so the known pixels are the truth
+                blended = _match_rim(*(part.to(gan.device) for part in (mended, square, seen)))
+                mended = torch.lerp(blended.cpu(), square, seen)
+            picture = back(mended)
+        results.append(picture)
         if report:
             report(max(steps, 1), max(steps, 1))
     return from_network(torch.cat(results))
@@ -96,14 +95,14 @@ def _check(gan: GAN, images: Tensor, undo: Collection[str], mask: Tensor | None,
         raise ValueError("To inpaint, a mask must say what is lost.")
     if kinds - {"inpaint"} and max(images.shape[1:3]) * zoom > LARGEST:
         raise ValueError(
-            f"{images.shape[2]} x {images.shape[1]} pixels times {zoom:g} are more than {LARGEST} to a side: give smaller pictures."
+            f"{images.shape[2]} x {images.shape[1]} pixels times {zoom:g} are more than {LARGEST} to a side: give smaller"
+            " pictures."
         )
     if not kinds:
         raise ValueError(f"There is nothing to undo: give a mask, a zoom above 1, or some of {', '.join(KINDS[1:])}.")
     if gan.encoder is None and kinds - {"inpaint"}:
         raise ValueError(f"The GAN {gan.card.name} has no encoder, so it can only fill holes: llm-gan train-encoder makes one.")
-    if gan.encoder is None and not steps:
-        raise ValueError(f"The GAN {gan.card.name} has no encoder, so it fills holes by optimisation: give steps, 100 or more.")
+    check_steps(gan, steps)
     return kinds
 
 
@@ -145,7 +144,8 @@ def _mend(
     with torch.no_grad():
         latent, text = see(gan, small, gan.read(condition.to(gan.device)), seen)
     if steps:
-        latent = approach(gan, latent, text, small, seen, steps, progress)
+        # Else it would learn to draw in grey what is to be given colours.
+        latent = approach(gan, latent, text, small, seen, steps, progress, grey if "colourise" in kinds else nn.Identity())
     with torch.no_grad():
         drawn = draw(gan, latent, text).clamp(-1, 1)
         if gan.encoder is None:
@@ -175,21 +175,17 @@ def _resized(square: Tensor, known: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return x / share.clamp(min=1e-3) * seen, seen
 
 
-def _match_rim(mended: Tensor, square: Tensor, known: Tensor, kinds: set[str]) -> Tensor:
-    """mended [1,3,S,S] with what its holes are lighter or darker than the picture beside them taken off, fading inwards: no seam.
-
-    A step that is large is an edge of what is drawn, and stays. Only where the known pixels are the truth: what else is undone
-    changes them.
-    """
-    if kinds - {"inpaint"}:
-        return mended
+@without_tf32()
+def _match_rim(mended: Tensor, square: Tensor, known: Tensor) -> Tensor:
+    """mended [1,3,S,S] with what its holes are lighter or darker than the picture beside them taken off, fading inwards: no
+    seam. A step that is large is an edge of what is drawn, and stays."""
     hole, pixel = 1 - known, torch.tensor([1.0])
     for share, least in ((FAR, 1e-6), (SEAM, 0.05)):  # all through the hole, then what is left along its rim
         beside, within = (blur(x * at, pixel) / blur(at, pixel).clamp(min=1e-3) for x, at in ((square, known), (mended, hole)))
         step = beside - within
         rim = blur(known, pixel) * blur(hole, pixel) * torch.exp(-(step.square().mean(1, keepdim=True)) / EDGE**2)
-        sigma = torch.tensor([max(share * square.shape[2], 1.0)])
-        mended = mended + hole * blur(step * rim, sigma) / blur(rim, sigma).clamp(min=least)
+        sigma = max(share * square.shape[2], 1.0)
+        mended = mended + hole * blur_widely(step * rim, sigma) / blur_widely(rim, sigma).clamp(min=least)
     return mended.clamp(-1, 1)
 
 
@@ -208,7 +204,8 @@ def restyle(
     [N,R,R,3] in 0..1, fp32 on the CPU, and the latent.
 
     condition [N] or [1] says what they show. style is the condition [N] or [1] of a prompt that names the style too ("a dog,
-    noto style"), or the latent [1] or [N] of pictures in that style, whose look and finer styles are taken. strength goes from
+    noto style"), or the latent [1] or [N] of pictures in that style, whose look and finer styles are taken, as they were
+    drawn; what was not drawn yet is, with condition. strength goes from
     the own style (0) to the other (1); keep says how much of what the picture has beyond its prompt stays, from nothing but
     the prompt drawn anew (0) to all of its shapes and colours (1). Runs `batch_size` at a time.
     Raises ValueError, in one sentence, before any work.
@@ -217,10 +214,7 @@ def restyle(
     for name, value in (("strength", strength), ("keep", keep)):
         if not 0 <= value <= 1:
             raise ValueError(f"A {name} of {value:g}: give from 0 to 1.")
-    if gan.encoder is None and not steps:
-        raise ValueError(
-            f"The GAN {gan.card.name} has no encoder, so it sees pictures by optimisation: give steps, 100 or more."
-        )
+    check_steps(gan, steps)
     count = len(images)
     condition = for_images(gan, condition, count)
     if isinstance(style, Latent):
@@ -228,22 +222,23 @@ def restyle(
         if len(style) not in (1, count):
             raise ValueError(f"{count} pictures and the styles of {len(style)}: give one style, or one for each picture.")
         style = style if len(style) == count else style[[0] * count]
+        layers = layers_of(gan.generator, ["middle", "fine"])
     else:
         style = for_images(gan, style, count)
     own = invert(gan, images, condition, steps=steps, progress=progress, batch_size=batch_size)
     kept = 1 - strength * (1 - keep)
     shifted = replace(
         own,
-        style_shift=own.style_shift * (1 - strength),
+        # A prompt's style is that of every layer: of its own the picture keeps none. A latent's is mixed in, in some layers.
+        style_shift=own.style_shift * (kept if isinstance(style, Latent) else 1 - strength),
         sketch_shift=None if own.sketch_shift is None else own.sketch_shift * kept,
     )
     if isinstance(style, Latent):
-        shifted = replace(shifted, z=torch.lerp(own.z, style.z, strength))
-        if style.style_shift is not None:
-            other = style.style_shift.mean(1, keepdim=True) * strength
-            other[:, :, : other.shape[2] // 2] = 0  # the coarse half says what is drawn
-            shifted = replace(shifted, style_shift=shifted.style_shift + other)
+        if style.styles is None:
+            style = gan.generate(condition, style, style.truncation_psi, batch_size, progress)[1]
+        drawn = gan.generate(condition, shifted, batch_size=batch_size, progress=progress)[1]
+        shifted = mix(gan.generator, drawn, style, layers, strength=strength)
     else:
         both = Condition.cat([condition, style])
         condition = between(both[:count], both[count:], torch.full((count,), strength))
-    return gan.generate(condition, shifted, batch_size=batch_size)
+    return gan.generate(condition, shifted, batch_size=batch_size, progress=progress)

@@ -1,6 +1,7 @@
 """Files of tensors, complete or not there at all."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
 
 def cached_tensors(path: Path, key: list[str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """`make()`, or what it made before from the same `key`: the file is `path` with the key's hash and suffix added."""
-    digest = hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = path.with_name(f"{path.name}-{digest}.safetensors")
     if not path.exists():
         save_tensors({name: tensor.contiguous() for name, tensor in make().items()}, path)

@@ -55,8 +55,8 @@ def given(rgb: tuple[int, int, int] | None) -> list[float]:
 
 
 def main_colour(colours: Tensor, share: Tensor) -> Tensor:
-    """colours [B,3,R,R] of a thing that has this share of each pixel [B,1,R,R] -> the colour of most of it [B,3,1,1], grey counting
-    for less."""
+    """colours [B,3,R,R] of a thing that has this share of each pixel [B,1,R,R] -> the colour of most of it [B,3,1,1], grey
+    counting for less."""
     near = weight = share * (length(*luma_chroma(colours)[1:]) + VIVID)
     for step in range(STEPS):
         found = (near * colours).sum((2, 3), keepdim=True) / near.sum((2, 3), keepdim=True).clamp(min=1e-6)
@@ -74,8 +74,8 @@ def belonging(cb: Tensor, cr: Tensor, vivid: Tensor, own_cb: Tensor, own_cr: Ten
 
 
 def painted(luma: Tensor, own: Tensor, tint: Tensor) -> Tensor:
-    """luma [B,1,R,R], that of a thing's main colour [B,1,1,1] and its tint [B,3,1,1] -> pixels [B,3,R,R] that go from black over
-    the tint to white as the thing goes from black over its main colour to white."""
+    """luma [B,1,R,R], that of a thing's main colour [B,1,1,1] and its tint [B,3,1,1] -> pixels [B,3,R,R] that go from black
+    over the tint to white as the thing goes from black over its main colour to white."""
     own = own.clamp(DARKEST, 1 - DARKEST)
     return torch.minimum(luma, own) * (tint / own) + (luma - own).relu() * ((1 - tint) / (1 - own))
 

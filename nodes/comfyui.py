@@ -59,8 +59,8 @@ class Managed:
 
 
 def progress(total: int) -> Progress:
-    """A callback `(done, total, pictures=None)` that moves the node's progress bar, shows the first of pictures [B,H,W,3] on the
-    node, and raises once the user has cancelled."""
+    """A callback `(done, total, pictures=None)` that moves the node's progress bar, shows the first of pictures [B,H,W,3] on
+    the node, and raises once the user has cancelled."""
     bar = comfy.utils.ProgressBar(total)
 
     def report(done: int, total: int, pictures: Tensor | None = None) -> None:
@@ -206,7 +206,7 @@ def opacity(images: Tensor) -> Tensor:
     """What is drawn in images [N,H,W,3 or 4], as a MASK [N,H,W]: 1 everywhere in pictures without transparency."""
     if images.shape[3] == 4:
         return images[..., 3].contiguous()
-    return images.new_ones(1, 1, 1).expand(images.shape[:3])  # one number, however many pixels have it
+    return images.new_ones(images.shape[:3])  # of its own memory: nodes of other packs write into a MASK
 
 
 def thumbnail(images: Tensor, side: int = 256) -> bytes:
@@ -268,7 +268,8 @@ class TrainingReport:
         elif done > self._first:
             left = (total - done) * (now - self._started) / (done - self._first)
             recent = self.losses[-50:]
-            show_text(self.node, f"{done} of {total} pictures, off by {sum(recent) / len(recent):.3f}, {left / 60:.0f} min left")
+            off = sum(recent) / len(recent)
+            show_text(self.node, f"{done} of {total} pictures, off by {off:.3f}, {left / 60:.0f} min left")
 
     def show(self, sheet: Any) -> None:
         """A picture to put on the node with its next step."""

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..models.checkpoint import DEFAULT_GAN, ENCODER, encoder_path, save_gan
+from ..models.checkpoint import DEFAULT_GAN, ENCODER, encoder_path, preview, read_metadata, save_gan
 from ..models.condition import Condition
 from ..models.enlarger import SUFFIX as ENLARGER
 from ..models.gan import AnyGAN, Latent, Scores
@@ -44,15 +45,35 @@ def _stamp(path: Path) -> tuple[str | int, ...] | None:
     return sum((comfyui.stamp(file) for file in (path, encoder_path(path)) if file.is_file()), ()) or None
 
 
-def managed(path: Path, precision: str) -> Managed:
+class Loaded(Managed):
     """The GAN in `path`, in ComfyUI's care."""
-    device, waiting = comfyui.generator_devices()
-    return Managed(load(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
+
+    def __init__(self, path: Path, precision: str):
+        self.path, self._stamp = path, _stamp(path)
+        device, waiting = comfyui.generator_devices()
+        super().__init__(load(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
+
+    def _unchanged(self) -> bool:
+        return _stamp(self.path) == self._stamp
+
+    def preview(self) -> bytes | None:
+        """The PNG in the file, if it holds one and still is what was loaded."""
+        return preview(read_metadata(self.path)) if self._unchanged() else None
+
+    def unrounded(self) -> AnyGAN:
+        """The GAN with the digits of its file: fp16, as files are written, keeps them, bf16 does not. ValueError where the file
+        is another by now."""
+        if self.network.dtype != torch.bfloat16:
+            return self.network
+        if not self._unchanged():
+            raise ValueError(f"{self.path} is another file by now, or gone: load the GAN again.")
+        with torch.inference_mode(False):
+            return load(self.path)
 
 
-def shared(path: Path, precision: str) -> Managed:
-    """The same, or what a graph still holds of it."""
-    return comfyui.shared(("GAN", path, _stamp(path), precision), lambda: managed(path, precision))
+def shared(path: Path, precision: str) -> Loaded:
+    """The GAN in `path`, or what a graph still holds of it."""
+    return comfyui.shared(("GAN", path, _stamp(path), precision), lambda: Loaded(path, precision))
 
 
 def describe(gan: AnyGAN) -> str:
@@ -168,8 +189,8 @@ class Generate(io.ComfyNode):
                     "latent",
                     optional=True,
                     tooltip=(
-                        "Draw from this again, with this prompt, edits and all: seed and batch_size are then not used. Latents of"
-                        " the same number of prompts are drawn with theirs, others with every prompt."
+                        "Draw from this again, with this prompt, edits and all: seed and batch_size are then not used."
+                        " Latents of the same number of prompts are drawn with theirs, others with every prompt."
                     ),
                 ),
                 io.Boolean.Input(
@@ -186,8 +207,8 @@ class Generate(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip=(
-                        "Draw the first latents with the first prompt, the next with the next: frames of Interpolate GAN Latents and"
-                        " of Travel Prompts at once."
+                        "Draw the first latents with the first prompt, the next with the next: frames of"
+                        " Interpolate GAN Latents and of Travel Prompts at once."
                     ),
                 ),
             ],
@@ -227,8 +248,8 @@ class Generate(io.ComfyNode):
 
 
 def _prompt_by_prompt(latent: Latent, prompts: int, pair: bool) -> Latent:
-    """What to draw of each prompt, one after the other: its own latents, or all. Of latents of other prompts those of the first,
-    for the others' begin as the same."""
+    """What to draw of each prompt, one after the other: its own latents, or all. Of latents of other prompts those of the
+    first, for the others' begin as the same."""
     if pair and len(latent) % prompts:
         raise ValueError(f"{len(latent)} latents and {prompts} prompts: to pair them give one for each, or as many for each.")
     if not pair and latent.prompts != prompts:
@@ -367,7 +388,9 @@ class SaveGAN(io.ComfyNode):
                     ),
                 ),
                 io.Image.Input(
-                    "preview", optional=True, tooltip="A picture to keep in the file; the first one is taken."
+                    "preview",
+                    optional=True,
+                    tooltip="A picture to keep in the file, the first of several. Without one the GAN's own is kept.",
                 ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="Where the file is.")],
@@ -378,7 +401,7 @@ class SaveGAN(io.ComfyNode):
     @classmethod
     def execute(cls, gan, filename_prefix, include_discriminator, preview=None) -> io.NodeOutput:
         path = comfyui.new_model_file("gan", filename_prefix.strip() or "llm-gan", ".safetensors")
-        picture = None if preview is None else comfyui.thumbnail(preview)
-        save_gan(gan.network, path, preview=picture, include_discriminator=include_discriminator)
+        picture = gan.preview() if preview is None else comfyui.thumbnail(preview)
+        save_gan(gan.unrounded(), path, preview=picture, include_discriminator=include_discriminator)
         comfyui.show_text(cls, f"saved {path}")
         return io.NodeOutput(str(path), ui={"text": [str(path)]})

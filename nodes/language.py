@@ -119,8 +119,8 @@ class LoadLLM(io.ComfyNode):
                     tooltip=(
                         "Language models in ComfyUI/models/LLM (a GGUF file, or a Hugging Face folder with"
                         " safetensors) and in installed packages. A GAN needs the model it was trained with:"
-                        f" {DEFAULT_LANGUAGE_MODEL} for the bundled one, CLIP for GALIP. A GGUF file is converted at its first use,"
-                        " which takes some seconds."
+                        f" {DEFAULT_LANGUAGE_MODEL} for the bundled one, CLIP for GALIP. A GGUF file is converted at its"
+                        " first use, which takes some seconds."
                     ),
                 ),
                 precision_input(),
@@ -215,8 +215,8 @@ class PromptEncoder(io.ComfyNode):
                     min=8,
                     max=256,
                     advanced=True,
-                    tooltip="The longest expansion, in tokens. A GAN reads the first 32 or so of the whole text; what it leaves out"
-                    " of the prompt stands on the node.",
+                    tooltip="The longest expansion, in tokens. A GAN reads the first 32 or so of the whole text; what it"
+                    " leaves out of the prompt stands on the node.",
                 ),
                 LLM.Input("llm", optional=True, tooltip="The language model that reads the prompt, from Load LLM."),
                 io.Clip.Input(
@@ -261,16 +261,14 @@ class PromptEncoder(io.ComfyNode):
     ) -> io.NodeOutput:
         if llm is None and clip is None:
             raise ValueError("Nothing can read the prompt: connect Load LLM to the LLM Prompt Encoder, or a CLIP.")
-        prompts = [line for line in prompt.splitlines() if line.strip()] or [""] if one_per_line else [prompt]
-        recipe, notes = None if gan is None else gan.network.recipe, []
-        if llm is not None:
-            notes = [f"too long, not read: {rest}" for rest in llm.unread(prompts, recipe)]
-        if expand:
+        asked = [line for line in prompt.splitlines() if line.strip()] or [""] if one_per_line else [prompt]
+        recipe, prompts, written = None if gan is None else gan.network.recipe, asked, []
+        if expand:  # before anything is read: writing takes all layers, and reading would load some of them first
             own_words = None if instruction.strip() == INSTRUCTION else instruction
             write = _writer(llm, clip)
-            prompts = write(prompts, own_words, seed, temperature, max_tokens)
-            notes += prompts
-        _note(cls, "\n".join(notes))
+            prompts = written = write(asked, own_words, seed, temperature, max_tokens)
+        unread = [] if llm is None else llm.unread(asked, recipe)
+        _note(cls, "\n".join([*(f"too long, not read: {rest}" for rest in unread), *written]))
         if llm is None:
             conditioning = _read_by_clip(clip, prompts)
         else:

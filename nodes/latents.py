@@ -19,8 +19,8 @@ from .schema import CATEGORY, GAN, LATENT, declare
 
 _RANGES = ["all", *work.RANGES, "coarse and middle", "middle and fine"]
 _RANGE_TOOLTIP = (
-    "The layers of the generator by their size: coarse (4 and 8 px), middle (16 and 32), fine (64 and more). Coarse ones move large"
-    " parts, fine ones edges; the bundled GAN has its colours in the middle, and its shapes in the look."
+    "The layers of the generator by their size: coarse (4 and 8 px), middle (16 and 32), fine (64 and more). Coarse ones"
+    " move large parts, fine ones edges; the bundled GAN has its colours in the middle, and its shapes in the look."
 )
 _SLIDERS = 5
 _SHEET = (-8.0, -4.0, 0.0, 4.0, 8.0)  # strengths that a sheet of directions shows
@@ -74,7 +74,10 @@ class MixStyles(io.ComfyNode):
         return _node(
             "MixStyles",
             "Mix GAN Styles",
-            "Gives one drawing the style of another: what it shows stays, its look and the styles of some layers are the other's.",
+            (
+                "Gives one drawing the style of another: what it shows stays, its look and the styles of some layers"
+                " are the other's."
+            ),
             ["style mixing", "style transfer", "blend"],
             [
                 GAN.Input("gan", tooltip="From Load Conditional GAN, the one that both latents were drawn with."),
@@ -86,7 +89,7 @@ class MixStyles(io.ComfyNode):
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05, tooltip="0 is the content, 1 the style, 2 beyond it."
                 ),
             ],
-            [_latent_output("To draw with the prompt of the content.")],
+            [_latent_output("To draw with the prompt and the truncation of the content.")],
         )
 
     @classmethod
@@ -103,7 +106,10 @@ class Interpolate(io.ComfyNode):
         return _node(
             "Interpolate",
             "Interpolate GAN Latents",
-            "Walks from latent to latent, edits and all. Draw the frames with the generator, and hand them to a node that saves video.",
+            (
+                "Walks from latent to latent, edits and all. Draw the frames with the generator, and hand them to a node"
+                " that saves video."
+            ),
             ["latent walk", "animation", "slerp", "morph"],
             [
                 LATENT.Input("latent", tooltip="The stops of the walk: a batch of two or more, or the first of two."),
@@ -169,7 +175,9 @@ class Average(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="The share of the other, where there is one: 0 is the mean of the first batch, 1 that of the other.",
+                    tooltip=(
+                        "The share of the other, where there is one: 0 is the mean of the first batch, 1 that of the other."
+                    ),
                 ),
                 LATENT.Input("other", optional=True, tooltip="Another batch to average with."),
             ],
@@ -286,8 +294,8 @@ class Paint(io.ComfyNode):
             "Paint",
             "Paint GAN Latent",
             (
-                "Gives the things of a drawing exact colours, and its background one. Shapes, shading, outlines and other colours"
-                " stay. Colours that the prompt names need no such node."
+                "Gives the things of a drawing exact colours, and its background one. Shapes, shading, outlines and"
+                " other colours stay. Colours that the prompt names need no such node."
             ),
             ["recolor", "recolour", "tint", "palette", "background colour"],
             [
@@ -296,11 +304,13 @@ class Paint(io.ComfyNode):
                     "colours",
                     default="red",
                     tooltip=(
-                        "One for all things, or one for each in the order of the prompt, with commas between, as red, -, #3366cc;"
-                        " - leaves a thing as it is."
+                        "One for all things, or one for each in the order of the prompt, with commas between,"
+                        " as red, -, #3366cc; - leaves a thing as it is."
                     ),
                 ),
-                io.String.Input("background", default="", tooltip="Its colour, as light blue or #eef; empty: as the prompt says."),
+                io.String.Input(
+                    "background", default="", tooltip="Its colour, as light blue or #eef; empty: as the prompt says."
+                ),
             ],
             [_latent_output("Painted, to draw with the generator.")],
         )
@@ -318,8 +328,8 @@ class Sliders(io.ComfyNode):
             "Sliders",
             "Latent Sliders",
             (
-                "Moves latents along the directions that change a picture most, found in the GAN's weights without training. The"
-                " sheet shows what each does to the first latent: a row for each slider, from -8 to 8."
+                "Moves latents along the directions that change a picture most, found in the GAN's weights without"
+                " training. The sheet shows what each does to the first latent: a row for each slider, from -8 to 8."
             ),
             ["sefa", "ganspace", "latent directions", "edit"],
             [
@@ -399,8 +409,8 @@ class SeedExplorer(io.ComfyNode):
             "SeedExplorer",
             "Seed Explorer",
             (
-                "A labelled grid of what a prompt gives: a column for each seed; a row for each truncation, or with several prompts"
-                " for each of them. What you like is drawn by the generator from the seed above it."
+                "A labelled grid of what a prompt gives: a column for each seed; a row for each truncation, or"
+                " with several prompts for each of them. What you like is drawn by the generator from the seed above it."
             ),
             ["grid", "xy plot", "contact sheet", "explore seeds"],
             [
@@ -446,7 +456,10 @@ class SaveLatent(io.ComfyNode):
         return _node(
             "SaveLatent",
             "Save GAN Latent",
-            "Saves latents to ComfyUI/output/latents as one .latent.safetensors file, with the recipe of their GAN. Nothing is overwritten.",
+            (
+                "Saves latents to ComfyUI/output/latents as one .latent.safetensors file, with the recipe of their GAN."
+                " Nothing is overwritten."
+            ),
             ["save latent", "export"],
             [
                 GAN.Input("gan", tooltip="The GAN that they are of."),

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..models.enlarger import DEFAULT_ENLARGER, SUFFIX, TIMES, check_times, enlarge, load_enlarger
 from ..models.gan import CACHED, Latent
 from ..models.inversion import for_images, invert
-from ..models.restoration import KEEP, restore, restyle
+from ..models.restoration import KEEP, LARGEST, restore, restyle
 from . import comfyui
 from .conditioning import from_conditioning
 from .gan import draw, drawing_bytes
@@ -39,7 +39,7 @@ class ImageToLatent(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Finds the latent from which the GAN draws a picture like this one, to vary, mix or walk from: its encoder sees"
-                " it in one pass, and steps of optimisation bring it nearer. Cancel keeps the best so far."
+                " it in one pass, and steps of optimisation bring it nearer. Cancel then keeps the best so far."
             ),
             search_aliases=["inversion", "encode image", "projector", "invert gan"],
             inputs=[
@@ -68,7 +68,9 @@ class ImageToLatent(io.ComfyNode):
         given = from_conditioning(conditioning)
         condition = for_images(gan.network, given, len(images))
         latent = gan.run(
-            lambda size, _: invert(gan.network, images, condition, mask, steps, comfyui.until_cancelled(), size),
+            lambda size, progress: invert(
+                gan.network, images, condition, mask, steps, comfyui.until_cancelled() if steps else progress, size
+            ),
             len(images),
             _seeing_bytes(gan),
         )
@@ -91,13 +93,19 @@ class Restore(io.ComfyNode):
             search_aliases=["inpaint", "outpaint", "denoise", "deblur", "upscale", "super resolution", "colorize", "repair"],
             inputs=[
                 GAN.Input("gan", tooltip="From Load Conditional GAN, with an encoder, as the bundled one has."),
-                io.Image.Input("images", tooltip="Of any size where holes are filled, up to 2048 pixels to a side for all else."),
+                io.Image.Input(
+                    "images", tooltip="Of any size where holes are filled, up to 2048 pixels to a side for all else."
+                ),
                 io.Conditioning.Input("conditioning", tooltip="What they show: one prompt for all, or one for each."),
                 *(io.Boolean.Input(kind, default=False, tooltip=tooltip) for kind, tooltip in _UNDO.items()),
                 io.Float.Input(
                     "zoom", default=1.0, min=1.0, max=8.0, step=0.5, tooltip="Times larger, with the detail that is missing."
                 ),
-                _steps(0, "Of optimisation, to guess what is lost from what is not; 100 for large holes. 0 is one pass."),
+                _steps(
+                    0,
+                    "Of optimisation, to guess what is lost from what is not; 100 for large holes. 0 is one pass. A GAN without"
+                    " an encoder needs some, and fills holes alone.",
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -113,11 +121,11 @@ class Restore(io.ComfyNode):
     @classmethod
     def execute(cls, gan, images, conditioning, zoom, steps, mask=None, **undo) -> io.NodeOutput:
         condition, kinds = from_conditioning(conditioning), {kind for kind, wanted in undo.items() if wanted}
-        largest = images.shape[1] * images.shape[2] * zoom**2
+        side = min(max(images.shape[1:3]) * zoom, LARGEST)  # of the square that is worked on
         restored = gan.run(
             lambda _, progress: restore(gan.network, images, condition, kinds, mask, zoom, steps, progress),
-            len(images),
-            _seeing_bytes(gan) + int(800 * largest),
+            1,  # at a time
+            _seeing_bytes(gan) + int(800 * side**2),
         )
         return io.NodeOutput(comfyui.image(restored))
 
@@ -151,18 +159,22 @@ class Restyle(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip=(
-                        "How much stays of what the picture has beyond its prompt: 0 draws the prompt anew in the style, 1 keeps"
-                        " all of its shapes and colours."
+                        "How much stays of what the picture has beyond its prompt: 0 draws the prompt anew in the style,"
+                        " 1 keeps all of its shapes and colours."
                     ),
                 ),
-                _steps(0, "Of optimisation, to see the picture more exactly before it is restyled."),
+                _steps(
+                    0,
+                    "Of optimisation, to see the picture more exactly before it is restyled. A GAN without an encoder needs"
+                    " some.",
+                ),
                 io.Conditioning.Input("style", optional=True, tooltip="A prompt with the style: one for all, or one for each."),
                 LATENT.Input(
                     "style_latent",
                     optional=True,
                     tooltip=(
-                        "Of a picture in the style: from the generator, or from Image to GAN Latent for a reference picture. One for"
-                        " all, or one for each."
+                        "Of a picture in the style: from the generator, or from Image to GAN Latent for a reference"
+                        " picture. One for all, or one for each."
                     ),
                 ),
             ],
@@ -195,8 +207,8 @@ class Enlarge(io.ComfyNode):
             display_name="Enlarge Picture",
             category=CATEGORY,
             description=(
-                "Makes drawings larger with crisp edges, at once: what a GAN draws, with a background or without, or any other icon,"
-                " sprite or flat drawing."
+                "Makes drawings larger with crisp edges, at once: what a GAN draws, with a background or without, or any"
+                " other icon, sprite or flat drawing."
             ),
             search_aliases=["upscale", "super resolution", "sharpen", "esrgan", "bigger"],
             inputs=[
@@ -233,7 +245,7 @@ class Enlarge(io.ComfyNode):
         _held[enlarger] = loaded
         large = loaded.run(
             lambda _, progress: enlarge(loaded.network, images, factor, progress),
-            len(images),
+            1,  # at a time
             8 * CACHED + 40 * images[0].numel() * factor**2,
         )
         large = comfyui.image(large)

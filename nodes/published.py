@@ -43,8 +43,8 @@ class ConvertGAN(io.ComfyNode):
                     "file",
                     options=list(comfyui.files_beside_models("gan", _SUFFIXES)) or [_NONE],
                     tooltip=(
-                        f"A {', '.join(_SUFFIXES)} in ComfyUI/models/gan. BigGAN's needs its config.json beside it; GALIP's the folder"
-                        f" openai/{CLIP} of Hugging Face in ComfyUI/models/LLM."
+                        f"A {', '.join(_SUFFIXES)} in ComfyUI/models/gan. BigGAN's needs its config.json beside it; GALIP's"
+                        f" the folder openai/{CLIP} of Hugging Face in ComfyUI/models/LLM."
                     ),
                 ),
                 io.String.Input(
@@ -75,8 +75,9 @@ class ConvertGAN(io.ComfyNode):
     def execute(cls, file, classes, half) -> io.NodeOutput:
         source = _source(file)
         if source is None:
+            missing = _NONE if file == _NONE else f"no {file} in ComfyUI/models/gan"
             raise FileNotFoundError(
-                f"There is no {file} in ComfyUI/models/gan: put a .pkl or .pt of StyleGAN, BigGAN's .bin or a .pth of GALIP there."
+                f"There is {missing}: put a .pkl or .pt of StyleGAN, BigGAN's .bin or a .pth of GALIP there."
             )
         out = _place(source)
         if out.exists() and source.name not in load_card(out)[0].data:

@@ -7,12 +7,13 @@ import torch
 from comfy_api.latest import io
 
 from ..models.data.folder import read_first, read_folder
+from ..models.gan import AnyGAN
 from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..models.training.run import train_folder
 from ..models.training.state import is_finished, note_finished
 from ..models.training.trainer import PRESETS
 from . import comfyui
-from .gan import managed, shared
+from .gan import shared
 from .language import language_models
 from .schema import CATEGORY, DATASET, GAN, declare
 
@@ -163,7 +164,8 @@ class Train(io.ComfyNode):
         settings = {"batch_size": batch_size, "seed": seed}
         settings |= {name: value for name, value in (("images", images), ("scenes", scenes)) if value}  # or the run's own
         asked = settings | {"preset": preset, "resolution": resolution, "llm": llm}
-        asked |= {"pictures": _files_of(dataset), "start_from": start_from and _weights_of(start_from)}
+        start = None if start_from is None else start_from.unrounded()
+        asked |= {"pictures": _files_of(dataset), "start_from": None if start is None else _weights_of(start)}
         if not resume and out.exists() and is_finished(run, asked):
             comfyui.show_text(cls, "Trained before, from the same pictures with the same settings. Another name trains anew.")
             return io.NodeOutput(shared(out, "auto"), comfyui.nothing(), str(out))
@@ -179,7 +181,7 @@ class Train(io.ComfyNode):
                 preset=preset,
                 settings=settings,
                 resume=resume,
-                start_from=None if start_from is None else start_from.network,
+                start_from=start,
                 llm=language_models().get(llm, llm),
                 device=comfyui.generator_devices()[0],
                 save_every=_SAVE_EVERY,
@@ -187,10 +189,9 @@ class Train(io.ComfyNode):
                 show=report.show,
             )
             note_finished(run, asked)
-            trained = managed(out, "auto")
         # Plot Loss Graph cannot draw less; the rest of the graph goes on without it.
         losses = {"loss": report.losses} if len(set(report.losses)) > 1 else comfyui.nothing()
-        return io.NodeOutput(trained, losses, str(out))
+        return io.NodeOutput(shared(out, "auto"), losses, str(out))
 
 
 def _files_of(folder: Path) -> str:
@@ -198,6 +199,6 @@ def _files_of(folder: Path) -> str:
     return hashlib.sha256(repr(comfyui.stamp(folder)).encode(errors="surrogateescape")).hexdigest()
 
 
-def _weights_of(gan: comfyui.Managed) -> float:
+def _weights_of(gan: AnyGAN) -> float:
     """Another number for another generator."""
-    return sum(float(weights.double().sum()) for weights in gan.network.generator.parameters())
+    return sum(float(weights.double().sum()) for weights in gan.generator.parameters())

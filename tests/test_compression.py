@@ -201,6 +201,13 @@ def test_a_distillation_says_what_it_skips_and_trains_as_a_training_does(folder,
     def stop(student, lessons, config, *rest, **named):
         raise Stop(config.bf16)
 
+    def measured(*given):
+        dataset = build_dataset(*given)
+        assert dataset.longest == 2  # kept from then on, and no field
+        return dataset
+
+    build_dataset = distill.build_dataset
+    monkeypatch.setattr(distill, "build_dataset", measured)
     monkeypatch.setattr(distill, "train", stop)
     monkeypatch.setattr(distill, "device_settings", lambda device: {"bf16": device == "cpu"})
     with pytest.raises(Stop, match="True"):

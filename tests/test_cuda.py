@@ -42,7 +42,7 @@ def test_each_prompt_and_edit_is_drawn_anew(here):
     gan, condition, _ = here
     there = load_gan(DEFAULT_GAN, "cuda")
     z = gan.sample_z(0, 1)
-    for latent in (z, Latent(z, background=torch.tensor([[1.0, -1.0, -1.0]]))):
+    for latent in (z, Latent(z, background=torch.tensor([[1.0, 1.0, -1.0, -1.0]]))):
         for row in (0, 1, 0, 1):
             one, other = (g.generate(condition[row], latent)[0] for g in (gan, there))
             assert (one - other).abs().max() <= 0.5 / 255

@@ -446,6 +446,27 @@ def test_a_memory_makes_room_for_what_is_new_to_it():
     assert (after - before)[:60].abs().mean() < 0.02 * scale and (after - before).abs().max() < scale  # drawn as before
 
 
+def test_looks_that_a_concept_was_never_shown_in_are_lent_by_the_one_most_like_them():
+    memory, random = ConceptMemory(replace(SMALL, concepts=30, looks=4, shown=1)), torch.Generator().manual_seed(0)
+    base, other = torch.randn(2, *memory.looks[:, 0].shape, generator=random)
+    with torch.no_grad():  # the first two are alike, as the last two would be, which no concept was shown in together
+        memory.looks.copy_(torch.stack([base, base + 0.1, other, other], 1))
+        memory.looks[:3, [0, 2]] += 5
+    memory.shown[:15, 3], memory.shown[15:, 2] = 0, 0
+    memory.shown[:3, 0] = 0
+    memory.shown[3], memory.shown[4] = torch.tensor([1.0, 0, 0, 0]), 0
+    before, shown = memory.looks.detach().clone(), memory.shown > 0
+    memory.lend_looks()
+    assert torch.equal(memory.looks[shown], before[shown]) and torch.equal(memory.looks[4], before[4])  # shown in none
+    assert torch.equal(memory.looks[:3, 0], before[:3, 1])
+    assert torch.equal(memory.looks[3], before[3, :1].expand(4, -1, -1, -1))  # has one to lend
+    lent = memory.looks[5:15, 3]
+    assert torch.equal(lent, before[5:15, 0]) or torch.equal(lent, before[5:15, 1])
+    after = memory.looks.detach().clone()
+    memory.lend_looks()
+    assert torch.equal(memory.looks, after)
+
+
 def test_what_is_trained_is_what_is_drawn():
     gan, c = small_gan(), condition(3)
     z, words = gan.sample_z(0, 3), (*gan.condition_norm(c.tokens, c.pooled), c.mask)

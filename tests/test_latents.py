@@ -74,6 +74,25 @@ def test_fine_layers_change_less_than_all(gan, conditions, apples):
     assert 0 < changes[0] < min(changes[1:])  # the coarse ones, which make the difference of the others, are hardly seen
 
 
+@pytest.mark.parametrize("psi", [0.4, 0.7, 1.3])
+def test_what_was_drawn_with_a_truncation_is_mixed_with_it(gan, conditions, tmp_path, psi):
+    condition = conditions[0].repeat(2)
+    pictures, latent = gan.generate(conditions[0].repeat(4), gan.sample_z(3, 4), psi)
+    everything = layers_of(gan.generator, ["all"])
+    kept = load_latent(save_latent(latent, tmp_path / "apples.latent.safetensors", gan))[0]
+    for latent in (latent, kept, Latent.from_dict(kept.to_dict())):
+        mixed = mix(gan.generator, latent[[0, 2]], latent[[1, 3]], everything)
+        assert apart(gan.generate(condition, mixed, psi)[0], pictures[[1, 3]]) < 1e-4
+
+
+def test_where_the_truncation_leaves_z_no_say_the_look_stays(gan, conditions, apples):
+    average, drawn = gan.generate(conditions[0], gan.sample_z(3, 1), 0)
+    mixed = mix(gan.generator, drawn, apples[1][[1]], layers_of(gan.generator, ["all"]), strength=0.0)
+    assert torch.equal(mixed.z, drawn.z) and apart(gan.generate(conditions[0], mixed, 0)[0], average) < 1e-6
+    mixed = mix(gan.generator, drawn, apples[1][[1]], layers_of(gan.generator, ["all"]))
+    assert torch.equal(mixed.z, drawn.z) and gan.generate(conditions[0], mixed, 0)[0].isfinite().all()
+
+
 def test_the_ranges_share_out_the_layers(gan):
     parts = [layers_of(gan.generator, [name]) for name in ("coarse", "middle", "fine")]
     assert sum(parts, []) == layers_of(gan.generator, ["all"]) == list(range(gan.generator.num_styles))
@@ -260,6 +279,20 @@ def test_colours_are_walked(gan, apples):
     assert average(join([red, blue])).tints.shape == (1, 1, 4) and vary(red, 2, 0.1, 0).tints.shape == (2, 1, 4)
 
 
+def test_beside_a_painted_background_the_others_stay_as_their_prompts_say(gan, apples):
+    condition = LanguageModel.load("gemma-3-270m").encode(["a star, yellow background"], gan.recipe)
+    plain = Latent(apples[1].z[[0]])
+    blue = paint(plain, [None], (0, 0, 255))
+    both = join([plain, blue])
+    pictures = gan.generate(condition.repeat(2), both)[0]
+    alone = [gan.generate(condition, latent)[0] for latent in (plain, blue)]
+    assert apart(pictures, torch.cat(alone)) < 1e-5 and apart(*alone) > 0.1
+    corners = gan.generate(condition.repeat(3), interpolate(both, 3))[0][:, 0, 0]
+    assert (corners[1] - (corners[0] + corners[2]) / 2).abs().max() < 1e-3 and (corners[0] - corners[2]).abs().max() > 0.5
+    assert (gan.generate(condition, average(both))[0][0, 0, 0] - corners[1]).abs().max() < 1e-3
+    assert join([plain, plain]).background is None
+
+
 def test_colours_are_names_or_codes():
     assert colours("red, -, #36c,") == [ENGLISH.tints["red"], None, (51, 102, 204), None]
     assert colours("深红、dark red") == [ENGLISH.tints["dark red"]] * 2 and colour_of("Tomato") == (255, 99, 71)
@@ -289,6 +322,20 @@ def test_a_latent_is_saved_whole_and_never_over_another(gan, conditions, apples,
         save_latent(latent, path, gan)
 
 
+def test_a_background_of_every_latent_is_saved_as_ever(gan, apples, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    whole = paint(Latent(apples[1].z), [None], (0, 128, 255))
+    paths = [tmp_path / f"{name}.latent.safetensors" for name in ("whole", "some", "before")]
+    assert load_file(save_latent(whole, paths[0], gan))["background"].shape == (4, 3)
+    some = join([whole, Latent(apples[1].z)])
+    assert torch.equal(load_latent(save_latent(some, paths[1], gan))[0].background, some.background)
+    tensors = {"z": apples[1].z, "background": whole.background[:, 1:].contiguous()}
+    save_file(tensors, paths[2], {"llm_gan_latent": "1", "prompts": "1"})  # by a version that kept no truncation
+    before = load_latent(paths[2])[0]
+    assert torch.equal(before.background, whole.background) and before.truncation_psi == 1
+
+
 def test_files_that_are_no_latents_are_refused(gan, apples, tmp_path):
     from safetensors.torch import save_file
 
@@ -301,7 +348,9 @@ def test_files_that_are_no_latents_are_refused(gan, apples, tmp_path):
     save_file({"z": torch.full((1, 64), torch.inf)}, tmp_path / "d.latent.safetensors", meta)
     save_file({"z": torch.zeros(2, 64), "looks": torch.zeros(1, 5)}, tmp_path / "e.latent.safetensors", meta)
     save_file({"z": torch.tensor(0.5)}, tmp_path / "f.latent.safetensors", meta)
+    save_file({"z": torch.zeros(1, 64)}, tmp_path / "g.latent.safetensors", meta | {"truncation_psi": "9.5"})
+    save_file({"z": torch.zeros(1, 64)}, tmp_path / "h.latent.safetensors", meta | {"truncation_psi": "nan"})
     said = ("is damaged", "is no latent", "is no latent", "not finite", "does not fit its z", "holds 0 latents")
-    for name, words in zip("abcdef", said):
+    for name, words in zip("abcdefgh", (*said, "a truncation of 9.5", "a truncation of nan")):
         with pytest.raises(ValueError, match=words):
             load_latent(tmp_path / f"{name}.latent.safetensors")

@@ -7,7 +7,7 @@ from llm_gan.models import linear
 from llm_gan.models.derived import Derived
 from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.layout import Layout
-from llm_gan.models.linear import FEW, Linear, product
+from llm_gan.models.linear import FEW, Linear, product, without_tf32
 from llm_gan.models.memory import ConceptMemory
 
 fbgemm = pytest.mark.skipif(torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="this processor has no FBGEMM")
@@ -139,3 +139,22 @@ def test_a_memory_gives_the_same_sketch_either_way():
     assert plain.requires_grad
     memory.requires_grad_(False)
     assert torch.allclose(memory.sketch(concepts, looks), plain, atol=1e-5) and memory._read._known is not None
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has one switch for all of cuDNN")
+def test_fp32_is_multiplied_as_such_whatever_a_process_asks_for():
+    backends = torch.backends
+    places = backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
+    x, before = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)), [own.fp32_precision for own in places]
+    exact = x @ x
+    try:
+        torch.set_float32_matmul_precision("medium")  # a CPU that can rounds to bf16 then
+        backends.cudnn.conv.fp32_precision = "ieee"  # after which torch does not tell the switch of before
+        asked = [own.fp32_precision for own in places]
+        with without_tf32():
+            assert all(own.fp32_precision == "ieee" for own in places) and torch.equal(x @ x, exact)
+        assert [own.fp32_precision for own in places] == asked != before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for own, value in zip(places, before):
+            own.fp32_precision = value

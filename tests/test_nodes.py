@@ -11,9 +11,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from llm_gan.models.checkpoint import preview, read_metadata, save_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, preview, read_metadata, save_gan
 from llm_gan.models.language.catalogue import default_home
 from llm_gan.models.training.state import is_finished, note_finished
 
@@ -470,7 +471,9 @@ def test_what_is_drawn_comes_as_a_mask_too(pack, gan, encode):
     clear, _, opacity = pack.run("Generator", **inputs, transparent=True)
     assert torch.equal(opacity, clear[..., 3]) and opacity[:, 0, 0].max() < 0.1 and opacity[:, 64, 64].min() > 0.9
     plain, _, everything = pack.run("Generator", **inputs)
-    assert everything.shape == plain.shape[:3] and everything.min() == 1 and everything.stride() == (0, 0, 0)
+    assert everything.shape == plain.shape[:3] and everything.min() == 1
+    everything[:, :8] = 0  # as nodes of other packs do
+    assert everything.mean() == 1 - 8 / plain.shape[1]
     for images in (clear, plain):
         large, mask = pack.run("Enlarge", images=images, times="2x", enlarger="drawings (bundled)")
         assert mask.shape == large.shape[:3] == (2, 256, 256)
@@ -548,17 +551,41 @@ def test_combined_conditioning_is_a_batch_of_prompts(pack, draw, encode):
     assert torch.allclose(draw(combined)[0], draw(encode(["a dog", "a slice of pizza"]))[0], atol=1e-4)
 
 
-def test_averaged_conditioning_lies_between(draw, encode):
-    def average(a, b, strength):  # as ConditioningAverage of ComfyUI does
-        (ta, ea), (tb, eb) = a[0], b[0]
-        tb = torch.cat([tb[:, : ta.shape[1]], ta.new_zeros(1, max(0, ta.shape[1] - tb.shape[1]), ta.shape[2])], 1)
-        pooled = ea["pooled_output"] * strength + eb["pooled_output"] * (1 - strength)
-        return [[ta * strength + tb * (1 - strength), ea | {"pooled_output": pooled}]]
+def average(a, b, strength):
+    """As ConditioningAverage of ComfyUI does."""
+    (ta, ea), (tb, eb) = a[0], b[0]
+    tb = torch.cat([tb[:, : ta.shape[1]], ta.new_zeros(1, max(0, ta.shape[1] - tb.shape[1]), ta.shape[2])], 1)
+    pooled = ea["pooled_output"] * strength + eb["pooled_output"] * (1 - strength)
+    return [[ta * strength + tb * (1 - strength), ea | {"pooled_output": pooled}]]
 
-    a, b = encode("a red heart"), encode("a green apple")
+
+def test_averaged_conditioning_lies_between(draw, encode):
+    a, b = encode("a dog"), encode("a car")
     assert torch.allclose(draw(average(a, b, 1.0))[0], draw(a)[0], atol=1e-5)
-    mixed = draw(average(a, b, 0.5))[0]
-    assert not torch.allclose(mixed, draw(a)[0], atol=1e-3) and not torch.allclose(mixed, draw(b)[0], atol=1e-3)
+    ends, mixed = [draw(end, batch_size=8)[0] for end in (a, b)], draw(average(a, b, 0.5), batch_size=8)[0]
+    nearer = torch.stack([(mixed - end).abs().mean((1, 2, 3)) for end in ends]).amin(0)
+    assert (nearer > 0.3 * (ends[0] - ends[1]).abs().mean((1, 2, 3))).all()
+
+
+def test_z_chooses_as_before_in_what_is_not_averaged(pack, encode):
+    read = pack.module("nodes.conditioning").from_conditioning
+    fruit, car = encode("fruit"), encode("a car")
+    assert read(average(fruit, car, 0.5)).choice.tolist() == [0]
+    for conditioning in (fruit, average(fruit, car, 1.0), average(fruit, fruit, 0.3)):
+        assert read(conditioning).choice is None
+    stops = encode(["fruit", "a car"])
+    travelled, = pack.run("TravelPrompts", conditioning=stops, frames=5, easing="linear", loop=False)
+    assert read(travelled).choice.tolist() == [1, 0.5, 0, 0.5, 1]
+    averaged = [[travelled[0][0], travelled[0][1] | {"pooled_output": travelled[0][1]["pooled_output"].clone()}]]
+    averaged[0][1]["pooled_output"][3:] *= 0.9
+    assert read(averaged).choice.tolist() == [1, 0.5, 0, 0, 0]
+    (tokens, extras), other = fruit[0], car[0][1]["pooled_output"]
+    written_elsewhere = {name: extras[name] for name in ("attention_mask", "llm_gan_recipe")}
+    assert read([[tokens, written_elsewhere | {"pooled_output": other}]]).choice is None
+    repeated = [[tokens.repeat(2, 1, 1), extras | {"pooled_output": extras["pooled_output"].repeat(2, 1)}]]
+    assert read(repeated).choice is None
+    narrow = [[tokens[..., :8], extras | {"pooled_output": extras["pooled_output"][:, :8]}]]
+    assert read(narrow).choice is None
 
 
 def test_concatenated_tokens_are_read_and_padding_is_not(pack, encode):
@@ -802,10 +829,26 @@ def test_a_saved_gan_loads_back_and_nothing_is_overwritten(pack, gan, draw, enco
     assert torch.equal(draw(conditioning, gan=loaded)[0], images)
 
 
+def test_what_is_saved_is_as_it_was_read_whatever_the_precision(pack, gan, monkeypatch):
+    coarse = pack.run("LoadGAN", gan=BUNDLED, precision="bf16")[0]
+    given = {"filename_prefix": "exact", "include_discriminator": True}
+    first, second = (Path(pack.run("SaveGAN", gan=known, **given)[0]) for known in (gan, coarse))
+    saved, same = load_file(first), load_file(second)
+    assert saved.keys() == same.keys() and all(torch.equal(tensor, same[name]) for name, tensor in saved.items())
+    assert preview(read_metadata(second)) == preview(read_metadata(DEFAULT_GAN)) is not None
+    lost = pack.run("LoadGAN", gan=second.name, precision="bf16")[0]
+    save_gan(gan.network, second, include_discriminator=False)
+    with pytest.raises(ValueError, match="is another file by now, or gone: load the GAN again"):
+        pack.run("SaveGAN", gan=lost, **given)
+    kept = pack.run("LoadGAN", gan=second.name, precision="fp32")[0]
+    second.unlink()
+    assert preview(read_metadata(Path(pack.run("SaveGAN", gan=kept, **given)[0]))) is None
+
+
 def test_without_its_discriminator_a_gan_draws_and_does_not_score(pack, gan, draw, encode):
     path = Path(pack.run("SaveGAN", gan=gan, filename_prefix="small", include_discriminator=False)[0])
     bare, info = pack.run("LoadGAN", gan=path.name, precision="fp32")
-    assert "without discriminator" in info and preview(read_metadata(path)) is None
+    assert "without discriminator" in info
     images = draw(encode("a dog"), gan=bare)[0]
     with pytest.raises(ValueError, match="without its discriminator"):
         pack.run("DiscriminatorScore", gan=bare, images=images, keep=1)
@@ -822,6 +865,16 @@ def test_expansion_writes_after_the_prompt_and_seed_decides(pack, llm, encode):
     assert torch.allclose(conditioning[0][0], encode(text)[0][0], atol=1e-4)
     with pytest.raises(ValueError, match="{prompt}"):
         pack.run("PromptEncoder", prompt="a red apple", seed=1, **ask | {"instruction": "Describe it."})
+
+
+def test_a_model_that_writes_first_is_loaded_once(pack, monkeypatch):
+    loads, module = [], pack.module("nodes.language")
+    load = module.LanguageModel.load
+    monkeypatch.setattr(module.LanguageModel, "load", lambda *where, **how: loads.append(how["write"]) or load(*where, **how))
+    llm = pack.run("LoadLLM", model="gemma-3-270m", precision="bf16")[0]
+    ask = {"one_per_line": False, "instruction": "", "seed": 0, "temperature": 0.0, "max_tokens": 8, "llm": llm}
+    pack.run("PromptEncoder", prompt="a red apple", expand=True, **ask)
+    assert loads == [True]
 
 
 def test_cancel_stops_writing_within_one_token(pack, llm, encode, monkeypatch):
@@ -1044,6 +1097,36 @@ def test_a_picture_is_restored_at_any_size(pack, gan, seen):
         pack.run("Restore", **inputs | {"images": wide})
 
 
+def test_memory_is_asked_for_one_picture_where_they_are_done_one_by_one(pack, gan, seen, monkeypatch):
+    import comfy.model_management as mm
+
+    asked, bars, load = [], [], mm.load_models_gpu
+    monkeypatch.setattr(mm, "load_models_gpu", lambda *a, **k: (asked.append(k["memory_required"]), load(*a, **k))[1])
+    show = pack.module("nodes.comfyui").comfy.utils.ProgressBar.update_absolute
+    monkeypatch.setattr(
+        "comfy.utils.ProgressBar.update_absolute", lambda bar, *a: (bars.append(a[:2]), show(bar, *a))[1]
+    )
+    conditioning, pictures, _ = seen
+    undo = {"denoise": True} | dict.fromkeys(("deblur", "colourise", "unjpeg"), False)
+    for images in (pictures[:1], pictures):
+        pack.run("Restore", gan=gan, images=images, conditioning=conditioning, steps=0, zoom=1.0, **undo)
+        assert bars[-1] == (len(images), len(images))
+        pack.run("Enlarge", images=images[:, :16, :16], times="2x", enlarger="drawings (bundled)")
+        assert bars[-1][0] == bars[-1][1]
+    assert asked[:2] == asked[2:]
+
+
+def test_cancel_stops_what_sees_without_steps(pack, gan, encode, seen):
+    import comfy.model_management as mm
+
+    inputs = {"gan": gan, "images": seen[1], "conditioning": seen[0], "steps": 0, "strength": 1.0, "keep": 0.0}
+    inputs["style"] = encode("a red apple, noto style")
+    for run in (seen[2], lambda: pack.run("Restyle", **inputs)):
+        mm.interrupt_current_processing(True)
+        with pytest.raises(mm.InterruptProcessingException):
+            run()
+
+
 def test_a_picture_takes_the_style_of_a_prompt_or_of_a_latent(pack, gan, draw, encode, seen):
     conditioning, pictures, _ = seen
     inputs = {"gan": gan, "images": pictures, "conditioning": conditioning, "strength": 1.0, "keep": 0.0, "steps": 0}
@@ -1159,12 +1242,16 @@ def test_a_finished_training_is_handed_back_and_no_other(pack, tmp_path, monkeyp
     first, _, file = train()
     again, _, same = train()
     assert len(trainings) == 1 and file == same
-    for name, weights in first.network.generator.state_dict().items():
-        assert torch.equal(weights, again.network.generator.state_dict()[name])
-    start_from = SimpleNamespace(network=again.network)
+    assert first is again is pack.run("LoadGAN", gan="tiny.safetensors", precision="auto")[0]
+    start_from = again
     for changes in ({"seed": 1}, {"images": 8}, {"preset": "best"}, {"resolution": "64"}, {"start_from": start_from}):
         with pytest.raises(FileExistsError, match="already holds a run"):
             train(**changes)
+    coarse = pack.run("LoadGAN", gan="tiny.safetensors", precision="bf16")[0]
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train(start_from=coarse)
+    begun = trainings.pop()["start_from"].state_dict()
+    assert all(torch.equal(weights, begun[name]) for name, weights in again.network.state_dict().items())
     train()
     assert len(trainings) == 6
     (data / "blue.txt").write_text("a blue square")
@@ -1333,8 +1420,9 @@ def test_a_published_gan_comes_into_the_graph_and_what_it_cannot_do_is_said(pack
     ):
         with pytest.raises(ValueError, match="take a GAN that LLM-GAN trained"):
             work()
-    with pytest.raises(FileNotFoundError, match="put a .pkl or .pt of StyleGAN"):
-        pack.run("Convert", file="gone.pkl", classes="", half=True)
+    for file, missing in (("gone.pkl", "gone.pkl"), (pack.module("nodes.published")._NONE, ".pkl, .pt, .pth, .bin")):
+        with pytest.raises(FileNotFoundError, match=f"^There is no {missing} in ComfyUI/models/gan: put a .pkl or .pt of"):
+            pack.run("Convert", file=file, classes="", half=True)
     save_gan(small_gan(), home / "other.safetensors")
     published.write(home / "other.pkl", G=None, D=None, G_ema=generator)
     with pytest.raises(FileExistsError, match="is another GAN"):

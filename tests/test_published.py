@@ -876,6 +876,17 @@ def test_classes_must_be_named(names, message, files, tmp_path):
         convert(source, tmp_path / "x.safetensors", names)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loaded_discriminator_lies_in_memory_as_its_activations_do(converted, dtype):
+    judge = load(converted, dtype=dtype).discriminator
+    assert judge.scales[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    with torch.inference_mode():
+        scores = judge.judge(judge.features(images), None, judge.usual)
+        other = judge.to(memory_format=torch.contiguous_format)
+        assert torch.allclose(scores, other.judge(other.features(images), None, other.usual), atol=1e-6 if dtype.itemsize == 4 else 0.02)
+
+
 def test_a_discriminator_without_statistics_comes_back(converted, files, tmp_path):
     generator, judge = published.stylegan2()
     del judge.b4.mbstd

@@ -174,7 +174,7 @@ def test_what_a_recording_gives_is_read_before_the_next_one_overwrites_it(made, 
         for seed, psi in ((0, 1.0), (1, 0.7), (2, 1.0)):
             condition = model.encode(["a cat and a dog", "a red heart, flat style"][:: 1 if seed % 2 else -1], gan.recipe)
             z = gan.sample_z(seed, 2)
-            for latent in (Latent(z), Latent(z, background=torch.zeros(2, 3))):
+            for latent in (Latent(z), Latent(z, background=torch.tensor([[1.0, 0, 0, 0]] * 2))):
                 pictures.append(gan.generate(condition, latent, psi)[0])
         return torch.stack(pictures)
 

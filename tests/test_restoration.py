@@ -3,11 +3,12 @@
 import pytest
 import torch
 from llm_gan.models.checkpoint import DEFAULT_GAN, encoder_path, load_gan, save_gan
-from llm_gan.models.damage import KINDS, blur, damage, grey, hole, jpeg, shrink
+from llm_gan.models.damage import KINDS, blur, blur_widely, damage, enlarged, grey, hole, jpeg, shrink
 from llm_gan.models.features import EfficientNetLite
 from llm_gan.models.gan import Latent
 from llm_gan.models.inversion import invert
 from llm_gan.models.language.model import LanguageModel
+from llm_gan.models.latents import layers_of
 from llm_gan.models.layout import Layout
 from llm_gan.models.restoration import restore, restyle
 from llm_gan.models.training.losses import feature_distances
@@ -117,7 +118,7 @@ def test_steps_bring_it_nearer_and_the_best_is_kept(gan, condition, pictures):
 
 
 def test_without_an_encoder_steps_find_it(blind, condition, pictures):
-    begin = blind.generate(condition, invert(blind, pictures, condition))[0]
+    begin = blind.generate(condition, torch.zeros(4, blind.generator.config.z_dim))[0]
     found = blind.generate(condition, invert(blind, pictures, condition, steps=20))[0]
     assert error(found, pictures) < error(begin, pictures)
 
@@ -131,6 +132,16 @@ def test_stopping_keeps_what_was_found(gan, condition, pictures):
 
     latent = invert(gan, pictures, condition, steps=50, progress=stop)
     assert len(latent) == 4 and told == [(0, 200, True), (4, 200, False), (8, 200, False), (12, 200, False)]
+
+
+def test_without_steps_progress_is_told_of_every_part(gan, condition, pictures):
+    told = []
+    invert(gan, pictures, condition, progress=lambda *calls: told.append(calls[:2]), batch_size=3)
+    assert told == [(3, 4), (4, 4)]
+    for style, drawings in ((condition, 1), (Latent(gan.sample_z(9, 1)), 3)):
+        told.clear()
+        restyle(gan, pictures, condition, style, progress=lambda *calls: told.append(calls[:2]), batch_size=3)
+        assert told == [(3, 4), (4, 4)] * (1 + drawings)
 
 
 def test_many_pictures_are_seen_in_parts(gan, condition, pictures):
@@ -205,6 +216,28 @@ def test_a_hole_has_no_seam(gan, condition):
     assert steps < 0.1
 
 
+def test_a_wide_blur_is_that_of_fewer_pixels():
+    generator = torch.Generator().manual_seed(0)
+    small, large = (enlarged(torch.rand(1, 3, 16, 16, generator=generator), (side, side)) for side in (97, 500))
+    assert torch.equal(blur_widely(small, 9.7), blur(small, torch.tensor([9.7])))
+    assert error(blur_widely(large, 50.0), blur(large, torch.tensor([50.0]))) < 0.002
+
+
+def test_steps_give_a_grey_picture_its_colours(gan, condition, pictures):
+    """What is drawn is observed in grey, or steps would make it grey."""
+    grey, _ = spoilt(pictures, "colourise")
+    without, steps = (restore(gan, grey, condition, {"colourise"}, steps=steps) for steps in (0, 20))
+    assert error(steps, pictures) < error(without, pictures)
+
+
+def test_progress_ends_with_the_last_picture(gan, condition, pictures):
+    """Though nothing of it is lost."""
+    told, mask = [], torch.zeros(2, 128, 128)
+    mask[0, 50:60, 50:60] = 1
+    restore(gan, pictures[:2], condition[[0, 1]], mask=mask, progress=lambda *report: told.append(report[:2]))
+    assert told == [(1, 2), (2, 2)]
+
+
 def test_any_size_and_several_pictures(gan, condition, pictures):
     wide = torch.nn.functional.pad(pictures, (0, 0, 13, 20), value=1.0)
     told = []
@@ -244,6 +277,10 @@ def test_who_cannot_see_is_told_how(blind, gan, condition, pictures):
         restore(blind, pictures, condition, {"denoise"})
     with pytest.raises(ValueError, match="give steps"):
         restore(blind, pictures, condition, mask=torch.ones(1, 8, 8))
+    with pytest.raises(ValueError, match="give steps"):
+        restyle(blind, pictures, condition, condition)
+    with pytest.raises(ValueError, match="give steps"):
+        invert(blind, pictures, condition)
     with pytest.raises(ValueError, match="4 pictures and 3 prompts"):
         restore(gan, pictures, condition[:3], {"denoise"})
     with pytest.raises(ValueError, match="more than 2048 to a side"):
@@ -265,6 +302,20 @@ def test_a_style_changes_the_picture_by_its_strength(gan, condition, pictures):
     by_prompt = restyle(gan, pictures, condition, other, keep=0)[0]
     slight, strong = (restyle(gan, pictures, condition, Latent(gan.sample_z(9, 1)), strength=s, keep=0)[0] for s in (0.3, 1.0))
     assert error(by_prompt, seen) > 0.02 and error(strong, seen) > error(slight, seen) > 0
+
+
+def test_the_style_of_a_latent_is_the_one_that_it_was_drawn_in(gan, condition, pictures):
+    prompts = [f"a house, {name} style" for name in ("noto", "blob")]
+    styled = gan.generate(LanguageModel.load("gemma-3-270m").encode(prompts, gan.recipe), gan.sample_z(5, 2))[1]
+    noto, blob = (restyle(gan, pictures, condition, styled[[row]])[1] for row in (0, 1))
+    assert noto.looks.argmax(1).tolist() == styled.looks[:1].argmax(1).tolist() * 4
+    assert blob.looks.argmax(1).tolist() == styled.looks[1:].argmax(1).tolist() * 4
+    layers = layers_of(gan.generator, ["middle", "fine"])
+    assert torch.allclose(noto.styles[:, layers], styled.styles[:1, layers].expand(4, -1, -1), atol=1e-3)
+    half = restyle(gan, pictures, condition, styled[[0]], strength=0.5, keep=1)[1]
+    own = gan.generate(condition, invert(gan, pictures, condition))[1]
+    between = torch.lerp(own.styles, styled.styles[:1], 0.5)
+    assert torch.allclose(half.styles[:, layers], between[:, layers], atol=1e-3)
 
 
 def test_styles_that_do_not_fit_are_refused(gan, condition, pictures):

@@ -112,7 +112,7 @@ def name_of(thing):
 def test_things_are_mentioned_in_the_order_of_their_boxes(language):
     for _, places, sentences in language.kinds:
         for sentence in sentences:
-            mentioned = [int(number) for number in re.findall(r"\{(\d)s?\}", sentence)]
+            mentioned = [int(number) for number in re.findall(r"\{(\d)[sn]?\}", sentence)]
             assert mentioned == list(dict.fromkeys(place for place, _ in places))
             many = {int(number) for number in re.findall(r"\{(\d)s\}", sentence)}
             several = {place for place, _ in places if [p for p, _ in places].count(place) > 1}
@@ -157,6 +157,24 @@ def test_what_is_behind_the_things_is_what_was_said_first():
 def test_letters_can_be_named():
     letters = [Example(f"{name}.png", (name,), concept=name) for name in "abcdefghxyz"]
     assert len(compose(letters, 200)) == 200
+
+
+def test_a_name_with_an_article_is_given_no_other():
+    """No "a a red car", "two a cat" or "blue the egg", and what is red in it stays red; the captions are the folder's own."""
+    english = {f"{'the' if name in 'egg fish' else 'An' if name[0] == 'a' else 'a'} {name}" for name in NAMES}
+    names = english | {f"一只{name}" for name in NAMES.values()}
+    named = [Example(f"{i}.png", (name,), concept=name) for i, name in enumerate(sorted(names))]
+    scenes = compose(named, 3000)
+    words = "|".join({*ENGLISH.tints, *ENGLISH.adjectives, "an?", "the", "one", "1", "2", "two", "three", "few", "some", "many"})
+    for text, things, _ in scenes:
+        assert {thing.caption for thing in things} <= names
+        assert not re.search(rf"\b({words}) (an?|the) ", text.lower()), text
+        assert not re.search(r"(个|只|条|辆|朵|座|棵|本|根|把|颗|艘|两)一只", text), text
+        assert all(thing.tint == ENGLISH.tints["red"] for thing in things if thing.caption == "a red car"), text
+    text = " ".join(scene.text for scene in scenes)
+    assert {"two cats", "the cat", "blue cat", "an apple", "an egg", "a red car", "cat and"} <= {
+        found for found in ("two cats", "the cat", "blue cat", "an apple", "an egg", "a red car", "cat and") if found in text
+    }
 
 
 def test_held_out_pairs_never_meet():
@@ -513,6 +531,22 @@ def test_training_learns_from_scenes_and_leaves_the_reader_alone(folder, tmp_pat
     moved = {name for name, p in gan.generator.named_parameters() if not torch.equal(p, before[name])}
     assert not any(name.startswith(("layout.", "memory.query", "memory.keys")) for name in moved)
     assert {"to_opacity.weight", "size_to_style.weight", "scales.3.from_sketch.weight"} <= moved
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_composes_is_trained_on_without_scenes(folder, tmp_path, bf16):
+    """Then the reader says what there is, in the precision that users have it in."""
+    gan, dataset, _ = setup(folder, tmp_path)
+    dataset.scenes = []
+    gan.generator.layout.to_count.bias.data[0] = 100.0
+    words = [x[:4] for x in dataset.condition(list(range(4)))]
+    with torch.no_grad():
+        plain = gan.generator.lay_out(*words)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            assert all(torch.equal(*pair) for pair in zip(plain, gan.generator.lay_out(*words)))
+    trainer = Trainer(gan, dataset, TrainingConfig(images=32, batch_size=4, adversarial_from=0.5, bf16=bf16))
+    figures = [trainer.step() for _ in range(6)]
+    assert not trainer.diverged(figures[-1]) and "match" in figures[-1]
 
 
 def test_a_checkpoint_keeps_what_scenes_need(folder, tmp_path):

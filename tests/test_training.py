@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_encoder, save_gan
-from llm_gan.models.cli.gans import _training_settings
+from llm_gan.models.cli.gans import _stop_between_steps, _training_settings
 from llm_gan.models.cli.parser import parser
 from llm_gan.models.condition import Condition, Recipe
 from llm_gan.models.data.folder import read_folder, read_pictures
@@ -453,6 +454,35 @@ def share_of_a_run(rank, folder, cache, config):
     torch.distributed.destroy_process_group()
 
 
+def test_an_interrupted_run_ends_in_every_process(folder, tmp_path):
+    torch.multiprocessing.start_processes(stopped_run, (folder, tmp_path), nprocs=2, start_method="fork")
+    assert load_gan(tmp_path / "run" / "model.safetensors").card.images_seen == 16
+
+
+@pytest.mark.parametrize(("rank", "pressed", "ends"), [(1, True, KeyboardInterrupt), (1, False, RuntimeError), (0, True, RuntimeError)])
+def test_a_process_that_waits_for_an_interrupted_one_is_interrupted(monkeypatch, rank, pressed, ends):
+    monkeypatch.setenv("RANK", str(rank))
+    with pytest.raises(ends), _stop_between_steps(print):
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("Connection closed by peer")
+
+
+def stopped_run(rank, folder, cache):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{cache / 'meet'}", rank=rank, world_size=2)
+
+    def interrupt(done, total, figures):
+        if done == 16:
+            raise KeyboardInterrupt
+
+    learner = *setup(folder, cache), TrainingConfig(images=80, batch_size=4), cache / "run"
+    torch.distributed.barrier()
+    with pytest.raises(KeyboardInterrupt):
+        train(*learner, progress=interrupt if rank == 0 else None)
+    os._exit(0)  # as a process does that was interrupted: it leaves the group without a word
+
+
 def test_what_an_optimiser_remembers_lies_in_memory_as_its_weights_do():
     weights = [torch.nn.Parameter(torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)) for _ in range(2)]
     before, after = (torch.optim.Adam([weight], fused=True) for weight in weights)
@@ -594,7 +624,10 @@ def test_a_gan_knows_in_which_looks_it_was_shown_what(read, tmp_path):
     trained, _ = read
     gan = trained()
     light_and_dark, light = [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]  # of blue the dark one is held out
-    assert sorted(gan.generator.memory.shown.tolist()) == [light, light_and_dark, light_and_dark]
+    memory = gan.generator.memory
+    assert sorted(memory.shown.tolist()) == [light, light_and_dark, light_and_dark]
+    lent = [torch.equal(*own[:2]) for own in memory.looks]
+    assert lent == [own == light for own in memory.shown.tolist()]
 
     def without(tensors):
         return {name: tensor for name, tensor in tensors.items() if not name.endswith("memory.shown")}

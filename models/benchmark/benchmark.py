@@ -47,9 +47,9 @@ def benchmark(
 ) -> dict:
     """Measure `gan`, its architecture at other `resolutions`, and `rivals`; `progress` is told what is being done.
 
-    `whole` is the language model with all its layers (write=True), as transformers reads with it: what that costs is measured too.
-    `quick` takes each figure from few runs, to see that all of it works. Returns what benchmark.json holds. Raises ValueError,
-    in one sentence, before any long work.
+    `whole` is the language model with all its layers (write=True), as transformers reads with it: what that costs is measured
+    too. `quick` takes each figure from few runs, to see that all of it works. Returns what benchmark.json holds. Raises
+    ValueError, in one sentence, before any long work.
     """
     check_ours(gan)
     for name in rivals:
@@ -101,8 +101,8 @@ def benchmark(
 
 
 def at_resolution(gan: GAN, resolution: int, dtype: torch.dtype | None = None) -> GAN:
-    """The architecture of `gan` for `resolution` px: its weights where they fit, random ones elsewhere, no discriminator; in its
-    precision, or another."""
+    """The architecture of `gan` for `resolution` px: its weights where they fit, random ones elsewhere, no discriminator; in
+    its precision, or another."""
     shape = GeneratorConfig.at(resolution)
     grown = GAN(replace(gan.generator.config, resolution=resolution, channels=shape.channels), None, gan.recipe, gan.card)
     own = grown.state_dict()
@@ -228,8 +228,8 @@ def by_batch(drawers: dict[str, Callable[[int], object]], budget: float, **round
 
 
 def limit(gan: GAN, model: LanguageModel, budget: dict) -> dict:
-    """Operations a second of the generator, the prompt read, of a large matrix product and of a large convolution; where the time
-    goes on a CPU, and on a GPU how much longer fp32 takes."""
+    """Operations a second of the generator, the prompt read, of a large matrix product and of a large convolution; where the
+    time goes on a CPU, and on a GPU how much longer fp32 takes."""
     on_gpu = gan.device.type == "cuda"
     count, side = gan.rows_at_once(None, drawing=True), GPU_SIDE if on_gpu else SIDE
     draw, replay = drawing(gan, model, count)
@@ -248,7 +248,8 @@ def limit(gan: GAN, model: LanguageModel, budget: dict) -> dict:
         parts = (name for name in ("conv0", "attention", "conv1", "to_rgb") if getattr(scale, name) is not None)
         names += [f"scales.{i}.{name}" for name in parts]
     return {
-        "resolution": gan.resolution, "batch": count, "side": side, "rates": rates, "share": rates["generator"] / rates["matmul"],
+        "resolution": gan.resolution, "batch": count, "side": side, "rates": rates,
+        "share": rates["generator"] / rates["matmul"],
         "seconds": times["generator"], "ratio_exact": times["exact"].median / times["generator"].median if on_gpu else None,
         "layers": [] if on_gpu else layers(gan.generator, names, draw, budget["least"]),
     }  # fmt: skip

@@ -35,7 +35,10 @@ def markdown(result: dict, drawn: bool) -> str:
     parts += [*_pictures(result["pictures"]), *_batches(result["batches"], drawn), *_limit(result["limit"])]
     if "scoring" in result:
         found = result["scoring"]
-        parts += ["## A score", f"{found['pictures']} pictures of {found['resolution']} px by one prompt: {_ms(found['score'])} ms."]
+        parts += [
+            "## A score",
+            f"{found['pictures']} pictures of {found['resolution']} px by one prompt: {_ms(found['score'])} ms.",
+        ]
     parts += _reading(result["reading"])
     if "start" in result:
         parts += _start(result["start"])
@@ -87,9 +90,9 @@ def _limit(limits: list[dict]) -> list[str]:
               "ms a batch", "× in fp32"]  # fmt: skip
     parts = [
         "## Against what the machine can do",
-        "Operations a second of the generator, of a prompt that was read, on as many pictures as it draws at once, of a product "
-        f"of two matrices of {limits[0]['side']} × {limits[0]['side']} and of a convolution of 256 channels, of the same precision "
-        "and threads in the same run.",
+        "Operations a second of the generator, of a prompt that was read, on as many pictures as it draws at once, "
+        f"of a product of two matrices of {limits[0]['side']} × {limits[0]['side']} and of a convolution of 256 channels, "
+        "of the same precision and threads in the same run.",
         _table(header, table),
     ]
     if not limits[0]["layers"]:  # a GPU's, which one recording draws

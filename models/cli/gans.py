@@ -109,6 +109,10 @@ def _stop_between_steps(progress):
     before = signal.signal(signal.SIGINT, press)
     try:
         yield step
+    except RuntimeError:
+        if pressed and os.environ.get("RANK", "0") != "0":  # it waited for the first process, which has stopped
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -126,8 +130,9 @@ def evaluate(options: argparse.Namespace) -> None:
     model = LanguageModel.load(options.llm or gan.recipe.model, device=device)
     with progress_bar("captions and pictures") as bar:
         result = evaluate(
-            gan, model, examples, out, data=options.data.resolve().name, seed=options.seed, captions=options.captions, progress=bar
-        )
+            gan, model, examples, out, data=options.data.resolve().name, seed=options.seed, captions=options.captions,
+            progress=bar,
+        )  # fmt: skip
     if options.note:
         note_metrics(options.gan, in_short(result))
     print(f"evaluation.md, evaluation.json and the sheets in {out}{os.sep}")

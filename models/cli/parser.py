@@ -92,23 +92,36 @@ def parser() -> argparse.ArgumentParser:
     add_device(enlarge)
     enlarge.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures (out)")
 
-    edit = command("edit", pictures.edit, "Make latents of seeds, pictures or latents, change them, and draw them: in this order of options.")
+    edit = command(
+        "edit",
+        pictures.edit,
+        "Make latents of seeds, pictures or latents, change them, and draw them: in this order of options.",
+    )
     edit.add_argument("sources", nargs="+", metavar="SOURCE", help="a seed, a picture, or a .latent.safetensors file")
     edit.add_argument("--prompt", required=True, help="what they show, and what is drawn")
     edit.add_argument("--steps", type=_from_zero, default=100, help="of optimisation, to see a picture (100)")
     edit.add_argument("--pick", metavar="PLACES", help="take some of them: 0, 3, 5-7 (--pick=-1: the last)")
     edit.add_argument("--average", action="store_true", help="take what they have in common")
     edit.add_argument("--style", metavar="SOURCE", help="take the styles of this one")
-    edit.add_argument("--layers", default="middle and fine", help="of the style and of the slides: coarse, middle, fine, all, or two")
+    edit.add_argument(
+        "--layers", default="middle and fine", help="of the style and of the slides: coarse, middle, fine, all, or two"
+    )
     edit.add_argument("--strength", type=float, default=1.0, help="of the style: 0 to 2 (1)")
     edit.add_argument("--slide", default="", metavar="N=FAR,N=FAR", help="move along the Nth direction: 1=4,3=-2.5")
     edit.add_argument("--method", default="sefa", help="of finding directions: sefa or pca (sefa)")
-    edit.add_argument("--paint", metavar="COLOURS", default="", help="things, in the order of the prompt: red, -, #3366cc; - leaves one (--paint=-,red)")
+    edit.add_argument(
+        "--paint",
+        metavar="COLOURS",
+        default="",
+        help="things, in the order of the prompt: red, -, #3366cc; - leaves one (--paint=-,red)",
+    )
     edit.add_argument("--background", metavar="COLOUR", help="put them on this colour")
     edit.add_argument("--vary", type=_from_one, metavar="N", help="make N variations of each")
     edit.add_argument("--variation", type=float, default=0.3, help="how far they go, 0 to 1 (0.3)")
     edit.add_argument("--seed", type=_from_zero, default=0, help="of the variations (0)")
-    edit.add_argument("--out", type=Path, required=True, metavar="FILE", help="file.latent.safetensors to write; a .png goes beside it")
+    edit.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file.latent.safetensors to write; a .png goes beside it"
+    )
     add_models(edit)
 
     command("models", gans.models, "List the language models and GANs at hand.").add_argument(
@@ -122,18 +135,24 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--preset", help="quick, balanced or best: how often each picture is shown (balanced, or the run's)")
     train.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     train.add_argument("--batch-size", type=int, help="of each process (8)")
-    train.add_argument("--scenes", type=int, metavar="N", help="learn from N sentences over up to three of the pictures too (0)")
+    train.add_argument(
+        "--scenes", type=int, metavar="N", help="learn from N sentences over up to three of the pictures too (0)"
+    )
     train.add_argument("--config", type=Path, metavar="FILE", help="JSON with any other setting, as a run's config.json")
     train.add_argument("--start-from", type=Path, metavar="FILE", help="begin with this checkpoint, of this resolution or less")
     train.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
     train.add_argument("--tensorboard", action="store_true", help="write the figures for TensorBoard too")
     add_run(train, "FILE-run")
 
-    encoder = command("train-encoder", gans.train_encoder, "Train what lets a GAN see pictures: to restore, restyle and edit them.")
+    encoder = command(
+        "train-encoder", gans.train_encoder, "Train what lets a GAN see pictures: to restore, restyle and edit them."
+    )
     encoder.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint; the encoder is written beside it")
     encoder.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that it was trained on")
     encoder.add_argument("--images", type=int, help="pictures to show in all (60000)")
-    encoder.add_argument("--start-from", type=Path, metavar="FILE", help="begin with the encoder of this GAN, of the same shape")
+    encoder.add_argument(
+        "--start-from", type=Path, metavar="FILE", help="begin with the encoder of this GAN, of the same shape"
+    )
     encoder.add_argument("--llm", metavar="MODEL", help="language model that reads the captions")
     add_run(encoder, "FILE-encoder")
 
@@ -144,7 +163,9 @@ def parser() -> argparse.ArgumentParser:
     enlarger.add_argument("--images", type=int, help="parts of pictures to show in all (100000)")
     add_run(enlarger, "FILE-run")
 
-    evaluate = command("evaluate", gans.evaluate, "Judge a GAN on a folder of captioned pictures: figures, and pictures to look at.")
+    evaluate = command(
+        "evaluate", gans.evaluate, "Judge a GAN on a folder of captioned pictures: figures, and pictures to look at."
+    )
     evaluate.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that it was trained on")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="folder for the report and its cache (FILE-evaluation)")
@@ -154,19 +175,29 @@ def parser() -> argparse.ArgumentParser:
     add_models(evaluate, gan=False)
 
     convert = command("convert", gans.convert, "Make a published GAN, StyleGAN2 or 3, BigGAN or GALIP, one of these files.")
-    convert.add_argument("source", type=Path, metavar="FILE", help="a .pkl or .pt of StyleGAN, BigGAN's pytorch_model.bin, GALIP's .pth")
+    convert.add_argument(
+        "source", type=Path, metavar="FILE", help="a .pkl or .pt of StyleGAN, BigGAN's pytorch_model.bin, GALIP's .pth"
+    )
     convert.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
-    convert.add_argument("--classes", type=Path, metavar="FILE", help="names of its classes, a class a line, commas between names")
+    convert.add_argument(
+        "--classes", type=Path, metavar="FILE", help="names of its classes, a class a line, commas between names"
+    )
     convert.add_argument("--license", action="append", default=[], metavar="TEXT", help="that it was published under")
     convert.add_argument("--half", action="store_true", help="store what works on pixels as fp16: half the size")
-    convert.add_argument("--llm", metavar="MODEL", help="language model that finds the classes (the default one), or CLIP's folder")
+    convert.add_argument(
+        "--llm", metavar="MODEL", help="language model that finds the classes (the default one), or CLIP's folder"
+    )
 
     compress = command("compress", gans.compress, "Make a GAN smaller: int8 weights, or a student with fewer channels.")
     compress.add_argument("gan", type=Path, metavar="FILE", help="GAN checkpoint")
     compress.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     compress.add_argument("--int8", action="store_true", help="store matrices as int8: near half the size, the same pictures")
-    compress.add_argument("--share", type=float, metavar="S", help="train a student with this share of the channels, such as 0.5")
-    compress.add_argument("--data", type=Path, metavar="DIR", help="for a student: the folder of captions that it is trained on")
+    compress.add_argument(
+        "--share", type=float, metavar="S", help="train a student with this share of the channels, such as 0.5"
+    )
+    compress.add_argument(
+        "--data", type=Path, metavar="DIR", help="for a student: the folder of captions that it is trained on"
+    )
     compress.add_argument("--preset", help="quick, balanced or best, as of train (balanced, or the run's)")
     compress.add_argument("--images", type=int, help="pictures to show in all (the preset's)")
     compress.add_argument("--batch-size", type=int, help="(8)")

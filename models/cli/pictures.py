@@ -216,7 +216,9 @@ def restore(options: argparse.Namespace) -> None:
     if options.style is None and options.keep is not None:
         raise ValueError("--keep says how much stays of a picture that is drawn in another style: give --style too.")
     if options.style is not None and (options.undo or options.mask or options.zoom != 1):
-        raise ValueError("A picture is either mended (--undo, --mask, --zoom) or drawn in another style (--style): one at a time.")
+        raise ValueError(
+            "A picture is either mended (--undo, --mask, --zoom) or drawn in another style (--style): one at a time."
+        )
     _check_folder(options.out)
     keep = KEEP if options.keep is None else options.keep
     device = find_device(options.device)
@@ -338,8 +340,8 @@ def _slides(text: str) -> list[tuple[int, float]]:
 
 
 def _enlarger_for(times: int | None, side: int, device, place: Path | None = None):
-    """The enlarger in `place` (None: the bundled one), once it is sure that it can make pictures `times` as large; None where that
-    is None."""
+    """The enlarger in `place` (None: the bundled one), once it is sure that it can make pictures `times` as large; None where
+    that is None."""
     from ..enlarger import DEFAULT_ENLARGER, check_times, load_enlarger
 
     if times is None:

@@ -471,7 +471,8 @@ def _read(path: Path, resolution: int) -> bytes | str:
 
 
 def _upright_on_white(image: Image.Image, resolution: int) -> tuple[Image.Image, Image.Image]:
-    """The first frame as a square, RGB on white and its opacity L, that is less than 2 × OVERSAMPLED times as large as asked for, or as large as it was."""
+    """The first frame as a square, RGB on white and its opacity L, that is less than 2 × OVERSAMPLED times as large as asked
+    for, or as large as it was."""
     image.load()
     turn = _TURNS.get(image.getexif().get(0x0112))
     image = rgba(image)

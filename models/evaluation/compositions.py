@@ -75,8 +75,9 @@ def judge_scenes(
     known = concepts >= 0
     position = torch.cumsum(known, 0) - 1
     ranks = concept_ranks(found, real[known], concepts[known], wanted.flatten(), position[asked.flatten()]).view(-1, 2)
-    centres = F.normalize(torch.stack([real[concepts == c].mean(0) for c in wanted.flatten().tolist()]), dim=1).unflatten(0, (-1, 2))
-    similar = F.normalize(found, dim=1).unflatten(0, (-1, 2)) @ centres.transpose(1, 2)
+    centres = torch.stack([real[concepts == c].mean(0) for c in wanted.flatten().tolist()])
+    own, others = (F.normalize(x, dim=1).unflatten(0, (-1, 2)) for x in (found, centres))
+    similar = own @ others.transpose(1, 2)
     placed = similar[:, 0, 0] + similar[:, 1, 1] > similar[:, 0, 1] + similar[:, 1, 0]
     figures = {}
     told = (ranks > 0).all(1) & (wanted[:, 0] != wanted[:, 1])
@@ -94,8 +95,9 @@ def judge_scenes(
 
 
 def judge_colours(scenes: list[Scene], things: Tensor) -> dict[str, dict[str, float]]:
-    """Figures of the things that are given a colour, for each script: how often that is the one, of all of TINTS, that is nearest to
-    most of the thing (`right`), and of how many. things are uint8 [all things,4,R,R], colour and opacity, scene by scene."""
+    """Figures of the things that are given a colour, for each script: how often that is the one, of all of TINTS, that is
+    nearest to most of the thing (`right`), and of how many. things are uint8 [all things,4,R,R], colour and opacity,
+    scene by scene."""
     palette = torch.tensor([rgb for _, rgb in TINTS.values()]) / 255
     found = main_colour(things[:, :3] / 255, things[:, 3:] / 255)[:, :, 0, 0]
     nearest = torch.cdist(found, palette).argmin(1)

@@ -20,6 +20,7 @@ VARIANT = "lite1"
 BOUND = 8.0  # standardised features beyond it are outliers of single channels
 RATE = 2e-3  # of the judge's training, at its highest
 POOLED_DIM = 256  # of the whitened captions that the judge reads
+HIDDEN, EMBED = 512, 128  # its width, and that of the space in which pictures and captions meet
 
 
 def look(pictures: Tensor, network: EfficientNetLite, progress: Callable[[int], None], batch_size: int = 32) -> Tensor:
@@ -93,17 +94,17 @@ def captions_to_learn(examples: list[Example], seed: int) -> list[list[str]]:
 
 class Judge(nn.Module):
     """Pictures and captions in one space, where a picture lies near what may be said of it (CLIP: Radford et al. 2021,
-    arXiv 2103.00020), as unit vectors [N,128]."""
+    arXiv 2103.00020), as unit vectors [N,EMBED]."""
 
-    def __init__(self, feature_dim: int, texts: Condition, hidden: int = 512, embed: int = 128):
+    def __init__(self, feature_dim: int, texts: Condition):
         super().__init__()
         self.whiten = ConditionNorm(texts.pooled.shape[1], min(POOLED_DIM, texts.pooled.shape[1]))
         self.whiten.fit(texts.tokens[texts.mask], texts.pooled)
         pooled_dim = self.whiten.whitening.shape[1]
         self.image = nn.Sequential(
-            nn.Dropout(0.3), nn.Linear(feature_dim, hidden), nn.GELU(), nn.Dropout(0.3), nn.Linear(hidden, embed)
+            nn.Dropout(0.3), nn.Linear(feature_dim, HIDDEN), nn.GELU(), nn.Dropout(0.3), nn.Linear(HIDDEN, EMBED)
         )
-        self.text = nn.Sequential(nn.Dropout(0.2), nn.Linear(pooled_dim, hidden), nn.GELU(), nn.Linear(hidden, embed))
+        self.text = nn.Sequential(nn.Dropout(0.2), nn.Linear(pooled_dim, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, EMBED))
         self.scale = nn.Parameter(torch.tensor(2.5))
 
     def see(self, features: Tensor) -> Tensor:

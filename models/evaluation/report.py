@@ -35,8 +35,8 @@ def write_report(
     result: dict, out: Path, rows: list[Row], made: list, pictures: Tensor, diverse: list, groups: list[Group],
     composed: tuple[list[Scene], list[Tensor]], painted: tuple[list[Scene], list[Tensor]],
 ) -> None:  # fmt: skip
-    """evaluation.json, evaluation.md and the sheets. `made` holds (pictures, features) of every row of captions, `composed` scenes
-    and generated and real pictures of each, `painted` scenes with colours and generated ones of each."""
+    """evaluation.json, evaluation.md and the sheets. `made` holds (pictures, features) of every row of captions, `composed`
+    scenes and generated and real pictures of each, `painted` scenes with colours and generated ones of each."""
     out.mkdir(parents=True, exist_ok=True)
     sheets = []
     for number, (row, (drawn, _)) in enumerate(zip(rows, made)):
@@ -50,7 +50,8 @@ def write_report(
         note = "Rows in pairs: generated, and below it the real picture that has this caption. " + _quote(t for _, t in shown)
         sheets.append((title[0].upper() + title[1:], _save(lines, ACROSS, out / f"captions-{number:02d}.png"), note))
     for title, (scenes, kinds), name, note in (
-        ("Held-out compositions", composed, "compositions", "Rows in pairs: generated, and below it real pictures pasted as the prompt says."),
+        ("Held-out compositions", composed, "compositions",
+         "Rows in pairs: generated, and below it real pictures pasted as the prompt says."),
         ("Colours", painted, "colours", "Generated."),
     ):  # fmt: skip
         if scenes:
@@ -125,9 +126,9 @@ def _markdown(result: dict, sheets: list[tuple[str, Path, str]]) -> str:
     about = (
         f"{model['resolution']} px, {model['images_seen']} images seen in training, reads {_cell(model['language_model'])}. "
         f"Judged on {_cell(settings['data'])}: {settings['training_pictures']} training pictures, {held_out or 'no'} held-out "
-        f"ones, {concepts or 'no'} concepts; {settings['skipped']} skipped. Seed {settings['seed']}, truncation 1. Features are "
-        f"those of {settings['features']} at the model's resolution, four maps averaged in quadrants, every channel standardised "
-        "on the training pictures."
+        f"ones, {concepts or 'no'} concepts; {settings['skipped']} skipped. Seed {settings['seed']}, truncation 1. "
+        f"Features are those of {settings['features']} at the model's resolution, four maps averaged in quadrants, "
+        "every channel standardised on the training pictures."
     )
     parts = [f"# Evaluation of {_cell(model['name'])}", about]
     if not held_out:
@@ -180,7 +181,12 @@ def _alignment(rows: list[dict], concepts: int) -> str:
     for row in rows:
         counts = " / ".join(str(row[kind].get("n", row[kind].get("n_concept", 0))) for kind in ("generated", "real"))
         table.append(
-            [_title(row), *(" / ".join(cells(row, f)) for f in ("r_precision", "r@1", "r@10", "any@10")), counts, row["real_pictures"]]
+            [
+                _title(row),
+                *(" / ".join(cells(row, f)) for f in ("r_precision", "r@1", "r@10", "any@10")),
+                counts,
+                row["real_pictures"],
+            ]
         )
     drawn = [row[kind]["distractors"] for row in rows for kind in ("generated", "real") if "distractors" in row[kind]]
     fewest = min(drawn, default=0)
@@ -205,9 +211,9 @@ def _compositions(figures: dict) -> str:
         cells = [f"{own[f]:.3f} / {figures['real'][script][f]:.3f}" for f in ("both@1", "both@10", "relation")]
         rows.append([script, f"{figures['read'][script]:.3f}", *cells, own["n"]])
     note = (
-        "Two things that never met in training. A sentence is read right if both things are, each in its place, and the colour behind "
-        "them. Each other cell: generated / real pictures pasted as the prompt says. Each thing is cut out of its place and sought "
-        "among all concepts; the relation is right where both fit their places better than exchanged."
+        "Two things that never met in training. A sentence is read right if both things are, each in its place, and the "
+        "colour behind them. Each other cell: generated / real pictures pasted as the prompt says. Each thing is cut out of "
+        "its place and sought among all concepts; the relation is right where both fit their places better than exchanged."
     )
     head = ["script", "sentence read right", "both things right", "both among the ten nearest", "relation right", "n"]
     return note + "\n\n" + _table(head, rows)
@@ -215,8 +221,9 @@ def _compositions(figures: dict) -> str:
 
 def _colours(figures: dict) -> str:
     note = (
-        "Two things that never met in training, given colours that they need not have. Generated / real pictures in their own colours: "
-        f"how often most of a thing is nearer to the colour it is given than to the {len(TINTS) - 1} others."
+        "Two things that never met in training, given colours that they need not have. Generated / real pictures in "
+        "their own colours: how often most of a thing is nearer to the colour it is given than to the "
+        f"{len(TINTS) - 1} others."
     )
     rows = [
         [script, f"{own['right']:.3f} / {figures['real'][script]['right']:.3f}", own["n"]]

@@ -35,8 +35,8 @@ def default_home() -> Path:
 def find_language_models(folders: Iterable[Path] = ()) -> dict[str, Path]:
     """Names and places of all models in `folders` (three levels deep) and in installed packages, the default first.
 
-    A folder counts if it holds a config.json and .safetensors weights, or a CLIP's pytorch_model.bin; a .gguf file by itself. The names are
-    paths within the folder, without ".gguf". `resolve` takes names and places alike.
+    A folder counts if it holds a config.json and .safetensors weights, or a CLIP's pytorch_model.bin; a .gguf file by itself.
+    The names are paths within the folder, without ".gguf". `resolve` takes names and places alike.
     """
     found: dict[str, Path] = {}
     sources: dict[str, Path] = {}

@@ -24,7 +24,8 @@ ENOUGH = 512  # layers
 
 
 class Block(nn.Module):
-    """x [B,T,C] -> [B,T,C]: attention and an MLP, each behind a layer norm and beside a shortcut. `causal`: no token looks ahead."""
+    """x [B,T,C] -> [B,T,C]: attention and an MLP, each behind a layer norm and beside a shortcut. `causal`:
+    no token looks ahead."""
 
     def __init__(self, width: int, causal: bool = False):
         super().__init__()
@@ -96,7 +97,8 @@ class ClipText(nn.Module):
         return self.positions.dtype
 
     def forward(self, ids: Tensor, layers: int, before: None = None) -> tuple[Tensor, None]:
-        """As `Decoder.forward`. ValueError where not all `layers` are asked for: only what they lead to was trained to say much."""
+        """As `Decoder.forward`. ValueError where not all `layers` are asked for:
+        only what they lead to was trained to say much."""
         if layers != len(self.layers):
             raise ValueError(f"CLIP is read after all of its {len(self.layers)} layers, not after {layers}.")
         if ids.shape[1] > len(self.positions):

@@ -55,8 +55,16 @@ class LanguageModel(nn.Module):
     else None. `name` is for people; `fingerprint` tells models apart, whatever their folder or precision.
     """
 
-    def __init__(self, reader: Decoder | TransformersDecoder | ClipText, tokenizer: Any, *, name: str, fingerprint: str, layers: int,
-                 model: nn.Module | None = None):
+    def __init__(
+        self,
+        reader: Decoder | TransformersDecoder | ClipText,
+        tokenizer: Any,
+        *,
+        name: str,
+        fingerprint: str,
+        layers: int,
+        model: nn.Module | None = None,
+    ):
         super().__init__()
         self.reader = reader
         self.model = model
@@ -193,7 +201,8 @@ class LanguageModel(nn.Module):
         return condition
 
     def unread(self, prompt: str, recipe: Recipe | None = None) -> str:
-        """The end of the prompt that `encode` leaves out, since it has more than recipe.max_tokens tokens; "" where it has not."""
+        """The end of the prompt that `encode` leaves out, since it has more than recipe.max_tokens tokens;
+        "" where it has not."""
         recipe, text = self._own(recipe), " ".join(prompt.split())
         more = replace(recipe, max_tokens=recipe.max_tokens + 1)
         if len(self._prompt_tokens(text, more)) <= recipe.max_tokens:

@@ -85,7 +85,8 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every pixel of x [B,C,H,W] attends to every other, at half the resolution (SAGAN, Zhang et al. 2019, arXiv 1805.08318)."""
+    """Every pixel of x [B,C,H,W] attends to every other, at half the resolution (SAGAN, Zhang et al. 2019, arXiv
+    1805.08318)."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -13,7 +13,18 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..checkpoint import PUBLISHED, fill, is_finite, json_object, load_gan, metadata_of, read_card, read_metadata, unfilled
+from ..checkpoint import (
+    PUBLISHED,
+    fill,
+    is_finite,
+    json_object,
+    laid_out,
+    load_gan,
+    metadata_of,
+    read_card,
+    read_metadata,
+    unfilled,
+)
 from ..condition import Recipe
 from ..gan import AnyGAN
 from ..tensors import save_tensors
@@ -47,7 +58,13 @@ LONGEST = 64  # entries of a list in it
 # Of networks whose activations are clamped these run in the precision asked for, but for the styles within.
 ON_PIXELS = ("generator.constant", "generator.scales.", "generator.layers.", "discriminator.from_rgb.", "discriminator.scales.")
 # GALIP was trained in fp16 as a whole, and CLIP's eyes published in it: all its matrices are stored so, and run in fp32.
-TRAINED_SO = ("generator.eyes.layers.", "generator.fusions.", "generator.words.", "discriminator.blocks.", "discriminator.last.")
+TRAINED_SO = (
+    "generator.eyes.layers.",
+    "generator.fusions.",
+    "generator.words.",
+    "discriminator.blocks.",
+    "discriminator.last.",
+)
 
 
 def architecture(gan: PublishedGAN) -> str:
@@ -102,9 +119,7 @@ def load(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = to
     bounded = getattr(config, "clamp", 0) > 0
 
     def as_it_runs(name: str, tensor: Tensor) -> Tensor:
-        # As the activations are, or convolutions would turn their weights round for every picture.
-        layout = torch.channels_last if tensor.ndim == 4 and name.startswith("generator.") else torch.preserve_format
-        return tensor.to(dtype if bounded and _on_pixels(name) else torch.float32, memory_format=layout)
+        return laid_out(name, tensor, dtype if bounded and _on_pixels(name) else torch.float32)
 
     fill(gan, path, device, as_it_runs)
     return gan.requires_grad_(False).eval()

@@ -34,8 +34,8 @@ SAMPLES = 8  # of the generator, by which its discriminator's usual company is m
 CAPTIONS = (
     "a red bus on a street", "a bowl of fruit on a wooden table", "a mountain lake at sunset", "a brown dog on the beach",
     "a man riding a wave", "a cat on a sofa", "a plate of food", "a train at a station", "flowers in a vase", "a city at night",
-    "a bedroom with a window", "a group of people in a park", "a horse in a field", "a painting of a ship", "a close-up of a face",
-    "a boat on a river",
+    "a bedroom with a window", "a group of people in a park", "a horse in a field", "a painting of a ship",
+    "a close-up of a face", "a boat on a river",
 )  # fmt: skip
 
 
@@ -52,12 +52,13 @@ def convert(
 ) -> PublishedGAN:
     """Write the GAN in the file `source` to `out`, what works on pixels as `dtype`.
 
-    `names` are those of its classes in their order, several of one with commas between. `llm` is the language model that finds a
-    prompt's class by them, or the CLIP that GALIP reads with; None takes the one of the usual name, of `models` or else of the
-    catalogue.
+    `names` are those of its classes in their order, several of one with commas between. `llm` is the language model that finds
+    a prompt's class by them, or the CLIP that GALIP reads with; None takes the one of the usual name, of `models` or else of
+    the catalogue.
     ValueError, FileNotFoundError or FileExistsError, in one sentence, where there is nothing that can be read, the names are
     not those of its classes, `dtype` cannot hold it, or `out` is there already or could not be opened by its name. `progress`
-    is called for every picture that is drawn to know the discriminator's usual company and for the preview, and may raise to stop.
+    is called for every picture that is drawn to know the discriminator's usual company and for the preview,
+    and may raise to stop.
     """
     check_out(out)
     if (written := _text(str(out))) != str(out):

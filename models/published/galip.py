@@ -113,8 +113,8 @@ class Scale(nn.Module):
 
 
 def corners(weight: Tensor) -> Tensor:
-    """Of a convolution of pixels that are repeated twice, [O,I,3,3], what each of the four copies of a pixel sees of those that were
-    not: [4O,I,2,2]. Two of three taps on an axis fall on the same pixel."""
+    """Of a convolution of pixels that are repeated twice, [O,I,3,3], what each of the four copies of a pixel sees of those that
+    were not: [4O,I,2,2]. Two of three taps on an axis fall on the same pixel."""
     taps = weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # copy, pixel, tap
     seen = torch.einsum("apt,bqu,oitu->aboipq", taps, taps, weight).flatten(0, 2)
     return seen.contiguous(memory_format=torch.channels_last)
@@ -297,7 +297,8 @@ class GALIPDiscriminator(nn.Module):
         self.register_buffer("usual", torch.zeros(config.samples, config.text))
 
     def look_through(self, eyes: Eyes) -> None:
-        """Take the generator's `eyes`, which are moved and saved with it: in a tuple, so that they are no part of this module."""
+        """Take the generator's `eyes`, which are moved and saved with it: in a tuple,
+        so that they are no part of this module."""
         self._eyes = (eyes,)
 
     def features(self, images: Tensor) -> Tensor:

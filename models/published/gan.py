@@ -1,7 +1,7 @@
 """A GAN that others trained and published, with the methods of our own: it draws, is scored, mixed and walked.
 
-It takes a prompt as far as it can: GALIP draws what CLIP reads in it; where a GAN draws classes, the language model finds the one
-that the prompt names; where it draws one kind of thing only, the prompt says nothing to it.
+It takes a prompt as far as it can: GALIP draws what CLIP reads in it; where a GAN draws classes, the language model finds the
+one that the prompt names; where it draws one kind of thing only, the prompt says nothing to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -120,7 +120,8 @@ class PublishedGAN(AnyGAN):
 
         size = self.rows_at_once(batch_size, drawing=True)
         images, styles = in_parts(draw, len(latent), size, progress, lambda: None)
-        return images, replace(latent, styles=styles, looks=styles.new_zeros(len(styles), 0))
+        looks = styles.new_zeros(len(styles), 0)
+        return images, replace(latent, styles=styles, looks=looks, truncation_psi=float(truncation_psi))
 
     @torch.no_grad()
     def score(
@@ -130,8 +131,8 @@ class PublishedGAN(AnyGAN):
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
-        """As `GAN.score`. A discriminator that reads gives one logit for both: realism is its mean over all classes, or over some
-        texts; alignment what the class of the prompt, or the prompt, has more."""
+        """As `GAN.score`. A discriminator that reads gives one logit for both: realism is its mean over all classes, or over
+        some texts; alignment what the class of the prompt, or the prompt, has more."""
         self._check_scoring(images, condition)
         judge = self.discriminator
 

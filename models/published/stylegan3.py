@@ -180,13 +180,16 @@ class StyleGAN3Generator(StyleGenerator):
         self.mapping = Mapping(config.z_dim, config.classes, config.embedding, config.mapping)
         self.input = FourierFeatures(w_dim, config.frequencies, config.size)
         last = len(config.layers) - 1
-        self.layers = nn.ModuleList(FilteredConv(layer, w_dim, config.clamp, i == last) for i, layer in enumerate(config.layers))
+        self.layers = nn.ModuleList(
+            FilteredConv(layer, w_dim, config.clamp, i == last) for i, layer in enumerate(config.layers)
+        )
         self.register_buffer("scale", torch.ones(()))  # of the picture
 
     @property
     def style_resolutions(self) -> list[int]:
         """Of each style the pixels, as a power of two, of a picture that could hold the waves that it is for."""
-        return [1 << detail.bit_length() - 1 for detail in (self.config.detail, *(layer.detail for layer in self.config.layers))]
+        details = self.config.detail, *(layer.detail for layer in self.config.layers)
+        return [1 << detail.bit_length() - 1 for detail in details]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -24,7 +24,8 @@ class Augmentation(NamedTuple):
 
     @classmethod
     def draw(cls, batch: int, resolution: int, strength: float, generator: torch.Generator) -> "Augmentation":
-        """Each picture is left alone with probability 1 - strength, independently for colour, shift and hole."""
+        """Each picture is left alone with probability 1 - strength, independently for brightness, saturation, contrast,
+        shift and hole: at 1/2 one in 32 is left alone in all of them."""
 
         def uniform(*shape):
             return torch.rand(*shape, generator=generator)

@@ -135,7 +135,8 @@ class Dataset:
         return shown
 
     def hold(self, device: torch.device) -> None:
-        """Keep the pictures on a GPU, if they take but a small part of its memory: to send them there takes as long as a step."""
+        """Keep the pictures on a GPU, if they take but a small part of its memory:
+        to send them there takes as long as a step."""
         if device.type == "cuda" and self.pictures.nbytes + self.opacity.nbytes <= HELD * torch.cuda.mem_get_info(device)[0]:
             self.pictures, self.opacity = self.pictures.to(device), self.opacity.to(device)
 
@@ -176,7 +177,8 @@ class Dataset:
         return Batch(images, *condition, z[rows], *contrast, layout).to(device)
 
     def _images(self, shown: list[list[int]], layout: Layout | None, device: torch.device | str) -> Tensor:
-        """These pictures, or what they make where there are scenes; made on `device`, to which they pass as the bytes they are."""
+        """These pictures, or what they make where there are scenes; made on `device`,
+        to which they pass as the bytes they are."""
         if layout is None:
             return self.pictures[[own for own, in shown]].to(device).float().div(127.5).sub(1)
         most = layout.boxes.shape[1]
@@ -217,8 +219,8 @@ class Dataset:
         return max(end - start for start, end in zip([0, *self.ends], self.ends))
 
     def condition(self, captions: list[int], least: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised tokens [B,T,C], with T as many as the longest has, and at the `least` so many, pooled [B,P] and mask [B,T] of
-        the captions."""
+        """Normalised tokens [B,T,C], with T as many as the longest has, and at the `least` so many, pooled [B,P] and mask [B,T]
+        of the captions."""
         own = [self.tokens[self.span(i)] for i in captions]
         tokens = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).float()
         tokens = F.pad(tokens, (0, 0, 0, max(least - tokens.shape[1], 0)))
@@ -276,7 +278,9 @@ def build_dataset(
     # Words with which names end, and which are no keyword, are none of the captions: a "moon" may be any of the moons.
     endings = {thing.caption for scene in scenes for thing in scene.things if not meant[index[thing.caption]]}
     for ending in endings:
-        meant[index[ending]] = [i for i, own in enumerate(examples) if any(name.endswith(f" {ending}") for name in own.captions)]
+        meant[index[ending]] = [
+            i for i, own in enumerate(examples) if any(name.endswith(f" {ending}") for name in own.captions)
+        ]
     return Dataset(
         read.pixels,
         states,
@@ -298,7 +302,8 @@ def _warn_of_unread(longest: Sequence[str], model: LanguageModel) -> None:
     ends = {caption: rest for caption in longest if (rest := model.unread(caption))}
     if ends:
         log.warning(
-            "%d captions are longer than the %d tokens that are read, as %r, without its %r: let what tells pictures apart come first.",
+            "%d captions are longer than the %d tokens that are read, as %r, without its %r: let what tells pictures apart "
+            "come first.",
             len(ends), model.recipe().max_tokens, *next(iter(ends.items())),
         )  # fmt: skip
 

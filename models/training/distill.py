@@ -8,7 +8,7 @@ discriminator tells the student's pictures from the teacher's.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,8 @@ def distill_folder(
     save_every: float = 240.0,
     progress: Callable[..., None] | None = None,
 ) -> GAN:
-    """Train a student of the checkpoint `teacher`, with this share of its channels, on the captions of `data` and write it to `out`
-    as `dtype` (int8: see `save_gan`).
+    """Train a student of the checkpoint `teacher`, with this share of its channels, on the captions of `data` and write it to
+    `out` as `dtype` (int8: see `save_gan`).
 
     The rest is as in `train_folder`; when resuming, the share is the run's own.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
@@ -169,7 +169,7 @@ def distill_folder(
     student = make_student(master, shape, out.stem)
     dataset = build_dataset(pictures, shape, model, student.condition_norm, run / "cache", scenes, False, progress)
     del model
-    lessons = Lessons(**vars(dataset), teacher=master.generator)
+    lessons = Lessons(**{field.name: getattr(dataset, field.name) for field in fields(dataset)}, teacher=master.generator)
     try:
         trained = train(student, lessons, config, run, resume, device, save_every, progress=progress)
     except BaseException:

@@ -226,7 +226,8 @@ def train_encoder_folder(
 
 
 def _begin_with(encoder: Encoder, other: Encoder | None, of: Path) -> None:
-    """Give `encoder` the weights of `other`, that of the GAN in `of`; ValueError where they are not to be had, or do not fit."""
+    """Give `encoder` the weights of `other`, that of the GAN in `of`; ValueError where they are not to be had,
+    or do not fit."""
     if other is None:
         raise ValueError(f"{of.name} has no encoder to start from: leave --start-from out.")
     shapes, own = ({name: weight.shape for name, weight in kind.state_dict().items()} for kind in (other, encoder))

@@ -130,8 +130,8 @@ def spoilt(small: Tensor, random: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def judge(enlarger: Enlarger, pictures: Tensor) -> dict[str, float]:
-    """How near half the size, doubled, comes to pictures [N,3,R,R] in -1..1: PSNR in dB, the mean over the pictures, beside that of
-    bicubic interpolation. Enlarged one at a time, as `enlarge` does."""
+    """How near half the size, doubled, comes to pictures [N,3,R,R] in -1..1: PSNR in dB, the mean over the pictures, beside
+    that of bicubic interpolation. Enlarged one at a time, as `enlarge` does."""
     found: dict[str, list[Tensor]] = {"PSNR": [], "PSNR of bicubic": []}
     for picture in pictures.split(1):
         small = F.avg_pool2d(picture, 2)

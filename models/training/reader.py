@@ -67,8 +67,8 @@ def fit_memory(generator: Generator, dataset: Dataset, seed: int = 0, device: to
 def fit_looks(generator: Generator, dataset: Dataset) -> None:
     """Fit `generator.look_from_text` so that captions which name a style ask for its look, and all the others for none.
 
-    Ridge regression, as if captions were disturbed. Learnt along with pictures, it overrules z in a quarter of the captions that
-    name no style: they are then drawn in one look, and taught the picture of another.
+    Ridge regression, as if captions were disturbed. Learnt along with pictures, it overrules z in a quarter of the captions
+    that name no style: they are then drawn in one look, and taught the picture of another.
     """
     look = dataset.anchors[:, : generator.config.looks].argmax(1).tolist()
     asking = {caption: look[i] for i, captions in enumerate(dataset.styled) for caption in captions.tolist()}
@@ -85,8 +85,8 @@ def fit_looks(generator: Generator, dataset: Dataset) -> None:
 
 
 def _regress(layer: nn.Linear, inputs: Tensor, target: Tensor, ridge: Tensor, share: Tensor | float = 1.0) -> None:
-    """Ridge regression: set `layer` so that it makes `target` [N,O] of `inputs` [N,I], rows counting as `share` [N,1] says and the
-    weight of every input, and the bias, being held back by `ridge` [I+1]."""
+    """Ridge regression: set `layer` so that it makes `target` [N,O] of `inputs` [N,I], rows counting as `share` [N,1] says and
+    the weight of every input, and the bias, being held back by `ridge` [I+1]."""
     inputs = F.pad(inputs.double(), (0, 1), value=1.0)
     weighed = (share * inputs).t()
     solution = torch.linalg.solve(weighed @ inputs + ridge.diag(), weighed @ target.double())
@@ -157,7 +157,8 @@ def _batches(dataset: Dataset, pools: Sequence[list[SceneRow]], random: torch.Ge
 
 
 def _singles(dataset: Dataset) -> list[SceneRow]:
-    """The captions of single pictures as scenes; names that begin with a colour give it, for so does all else that begins so."""
+    """The captions of single pictures as scenes; names that begin with a colour give it,
+    for so does all else that begins so."""
     named = {caption for kind in (dataset.plain, dataset.styled) for captions in kind for caption in captions.tolist()}
     rows = []
     for i, meant in enumerate(dataset.meant):

@@ -59,8 +59,8 @@ def train_folder(
     default one; a resumed run has its own. See `training_config` for a preset when resuming.
     `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
     new run begins with its weights, licences and count of pictures, and with room for what is new to it; where it shows no
-    pictures (0 images, to learn to read alone) it keeps its encoder. Started by `torchrun` or `accelerate launch`, the processes
-    share every batch. Where `progress` raises, `out` receives the model as it was then.
+    pictures (0 images, to learn to read alone) it keeps its encoder. Started by `torchrun` or `accelerate launch`, the
+    processes share every batch. Where `progress` raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError, ModuleNotFoundError or ValueError, in one sentence, before any long work.
     """
     check_out(out, run, resume, data)
@@ -86,7 +86,9 @@ def train_folder(
         if resume and not start.generator.config.things:
             raise ValueError(f"The run in {run} was begun without scenes: resume it without, or begin another from its model.")
     if start is not None and start.resolution > resolution:
-        raise ValueError(f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}.")
+        raise ValueError(
+            f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}."
+        )
     features = frozen_features()
     model = LanguageModel.load(llm or (start.recipe.model if start else DEFAULT_LANGUAGE_MODEL), device=device)
     if config.scenes and start is not None and not start.generator.config.concepts:
@@ -137,8 +139,8 @@ def train_folder(
         gan.generator.config = generator = replace(generator, concepts=len(memory.keys))
     elif memory is not None and len(dataset.concepts) > len(memory.keys):
         log.warning(
-            "The captions tell %d things apart, and the GAN has room for the %d of its training: start another run from it, and it "
-            "makes room.", len(dataset.concepts), len(memory.keys),
+            "The captions tell %d things apart, and the GAN has room for the %d of its training: start another run from it, "
+            "and it makes room.", len(dataset.concepts), len(memory.keys),
         )  # fmt: skip
     if first and dist.is_initialized():
         dist.barrier()
@@ -232,7 +234,8 @@ def publish_saved(run: Path, dataset: Dataset, out: Path, dtype: torch.dtype = t
 
 
 def frozen_features() -> EfficientNetLite:
-    """The network that the projected discriminator looks through; without its package, as the bundled GAN carries it, in fp16."""
+    """The network that the projected discriminator looks through; without its package, as the bundled GAN carries it,
+    in fp16."""
     try:
         return EfficientNetLite.pretrained()
     except ModuleNotFoundError:

@@ -48,7 +48,9 @@ def read_state(run: Path) -> dict[str, Tensor]:
         # Copied out of the file, which Windows could not replace by the next state for as long as one of them lies in it.
         return {name: tensor.clone() for name, tensor in load_file(run / "state.safetensors").items()}
     except SafetensorError as error:
-        raise ValueError(f"The state in {run} is damaged ({error}): start a run anew from the model.safetensors there.") from None
+        raise ValueError(
+            f"The state in {run} is damaged ({error}): start a run anew from the model.safetensors there."
+        ) from None
 
 
 def write_settings(config: Any, run: Path) -> None:
@@ -89,7 +91,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
 
 
 def learner_tensors(learner: Any, prefix: str, network: nn.Module) -> dict[str, Tensor]:
-    """Of a learner of one network, with `optimizer`, `step_number` and `images_seen`, every tensor that its next step depends on."""
+    """Of a learner of one network, with `optimizer`, `step_number` and `images_seen`,
+    every tensor that its next step depends on."""
     tensors = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= optimizer_tensors("optimizer.", learner.optimizer)
     tensors |= {"count.step": torch.tensor(learner.step_number), "count.images": torch.tensor(learner.images_seen)}

@@ -46,7 +46,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Of a step, in the log.
-FIGURES = ("paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "matching", "match", "overfit", "augment")
+FIGURES = (
+    "paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "matching", "match", "overfit", "augment",
+)  # fmt: skip
 ROWS = ("memory.codes", "memory.shared", "memory.looks")  # parameters of which a step concerns a few rows
 ADAPT = 30_000  # pictures that the discriminator sees while the strength of the augmentation goes from 0 to 1, at most
 AUGMENT_MOST = 0.85  # beyond it a generator begins to draw the augmentations
@@ -66,7 +68,7 @@ class TrainingConfig:
     decay: float = 0.2  # last part of the run over which the learning rates fall to a twentieth
     ema_half_life: int = 5_000  # images, at most a tenth of those seen
     augment: float = 0.7  # probability of each augmentation at first
-    overfit: float = 0.6  # it rises while more than this share of real pictures, less the others, are known for real, else falls
+    overfit: float = 0.6  # it rises while more than this share of real pictures, less the others, are known for real, or falls
     paired: float = 1.0  # shares of the generator's step: features of the paired drawing,
     pixel: float = 1.2  # its pixels,
     adversarial: tuple[float, float] = (0.15, 0.6)  # the projected discriminator, from its first step to the last,
@@ -136,9 +138,9 @@ PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000
 
 
 class Given(NamedTuple):
-    """All that a step takes from outside: the batch, and once the discriminator plays how both of its pictures are augmented, the
-    noise [2,B/4,3,R,R] of its penalty, which every fourth picture bears, and the shares [2] that the two discriminators have in
-    the generator's step."""
+    """All that a step takes from outside: the batch, and once the discriminator plays how both of its pictures are augmented,
+    the noise [2,B/4,3,R,R] of its penalty, which every fourth picture bears, and the shares [2] that the two discriminators
+    have in the generator's step."""
 
     batch: Batch
     augment: Augmentation | None
@@ -220,7 +222,7 @@ class Trainer:
             for group in chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers.values()):
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)  # which a recording reads anew
         if self.generator.config.concepts:
-            # Nor would pictures teach what captions mean, and while that stays, z chooses alike from the first step to the last.
+            # Nor would pictures teach what captions mean, and while that stays, z chooses alike from first to last.
             self.generator.memory.query.requires_grad_(False)
             self.generator.memory.keys.requires_grad_(False)
             if self.generator.config.shown:  # nor in what looks it is asked for, where that was learnt before the first picture
@@ -423,8 +425,8 @@ class Trainer:
         torch._foreach_lerp_([self.ema[name] for name in state], list(state.values()), weight)
 
     def export(self) -> GAN:
-        """A GAN with the averaged generator and plain (already normalised) discriminator weights, on the same device; shares no
-        tensor, learns no more."""
+        """A GAN with the averaged generator, whose concepts have all looks, and plain (already normalised) discriminator
+        weights, on the same device; shares no tensor, learns no more."""
         with unfilled():
             gan = GAN(self.generator.config, self.discriminator.config, self.gan.recipe, self.gan.card)
         gan.card.images_seen = self.images_before + self.images_seen
@@ -437,6 +439,8 @@ class Trainer:
             weights[f"discriminator.{name}"] = getattr(modules[owner], attribute)
         copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
         gan.load_state_dict(copies, assign=True)
+        if gan.generator.config.shown:
+            gan.generator.memory.lend_looks()
         return gan.requires_grad_(False)
 
     def diverged(self, figures: dict[str, float]) -> bool:
@@ -525,8 +529,27 @@ def train(
             _roll_back(trainer, run)
         return diverged
 
+    if trainer.world > 1:
+        progress = _heard_by_all(progress, device)
     learn(trainer, figures_log, lambda: _save(trainer, run, show), save_every, progress, summary, lost)
     return trainer.export().cpu()
+
+
+def _heard_by_all(progress: Callable[..., None] | None, device: torch.device | str) -> Callable[..., None]:
+    """`progress` of one of several processes: where it raises in any, it does in all, or the others would wait for that one."""
+
+    def step(*report) -> None:
+        going = torch.zeros((), device=device)
+        try:
+            if progress is not None:
+                progress(*report)
+            going += 1
+        finally:
+            dist.all_reduce(going, dist.ReduceOp.MIN)
+        if not going:
+            raise KeyboardInterrupt
+
+    return step
 
 
 def _roll_back(trainer: Trainer, run: Path) -> None:

@@ -77,7 +77,8 @@ def _discriminator(networks: dict[str, dict[str, Tensor]], config: GALIPConfig) 
 
 
 def _eyes(found: dict[str, Tensor], theirs: str, layers: int) -> dict[str, Tensor]:
-    """Of CLIP's vision transformer, taking pictures in -1..1. Those are brought to 0..1 twice, as the discriminator learnt it."""
+    """Of CLIP's vision transformer, taking pictures in -1..1. Those are brought to 0..1 twice,
+    as the discriminator learnt it."""
     patches = found[f"{theirs}.conv1.weight"].float()
     mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
     tensors = {
@@ -90,7 +91,8 @@ def _eyes(found: dict[str, Tensor], theirs: str, layers: int) -> dict[str, Tenso
         block = f"{theirs}.transformer.resblocks.{i}"
         tensors |= {f"layers.{i}.qkv.{kind}": found[f"{block}.attn.in_proj_{kind}"].float() for kind in ("weight", "bias")}
         for ours, name in (
-            ("out", "attn.out_proj"), ("norm_attention", "ln_1"), ("norm_mlp", "ln_2"), ("inner", "mlp.c_fc"), ("outer", "mlp.c_proj"),
+            ("out", "attn.out_proj"), ("norm_attention", "ln_1"), ("norm_mlp", "ln_2"), ("inner", "mlp.c_fc"),
+            ("outer", "mlp.c_proj"),
         ):  # fmt: skip
             tensors |= taken(found, f"{block}.{name}", f"layers.{i}.{ours}")
     return tensors

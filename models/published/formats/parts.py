@@ -11,8 +11,8 @@ from ...checkpoint import unfilled
 from ..stylegan2 import TAPS
 
 READ = (
-    "StyleGAN2-ADA and StyleGAN3 (.pkl, as NVIDIA's PyTorch code saves them), StyleGAN2 (.pt, as rosinality's does), BigGAN-deep"
-    " (pytorch_model.bin, config.json) and GALIP (.pth)"
+    "StyleGAN2-ADA and StyleGAN3 (.pkl, as NVIDIA's PyTorch code saves them), StyleGAN2 (.pt, as rosinality's does),"
+    " BigGAN-deep (pytorch_model.bin, config.json) and GALIP (.pth)"
 )
 
 
@@ -22,7 +22,8 @@ def require(holds: bool, what: str) -> None:
 
 
 def loaded(kind: Callable[[Any], nn.Module], config: Any, tensors: dict[str, Tensor]) -> nn.Module:
-    """The network of `config` with copies of `tensors`, in eval mode. ValueError where they do not fit, before memory is taken."""
+    """The network of `config` with copies of `tensors`, in eval mode. ValueError where they do not fit,
+    before memory is taken."""
     require(config.fits(), "numbers that do not fit together")
     with unfilled():
         network = kind(config)

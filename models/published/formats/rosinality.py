@@ -88,7 +88,8 @@ def _discriminator(found: dict[str, Tensor], resolution: int) -> StyleGAN2Discri
 
 
 def _scaled(found: dict[str, Tensor], name: str, rate: float = 1.0) -> dict[str, Tensor]:
-    """A layer whose weights are kept with unit variance, and learnt at a `rate` (Karras et al. 2018, arXiv 1710.10196, §4.1)."""
+    """A layer whose weights are kept with unit variance, and learnt at a `rate` (Karras et al. 2018, arXiv 1710.10196,
+    §4.1)."""
     weight = found[f"{name}.weight"].float()
     scaled = {"weight": weight * weight[0].numel() ** -0.5 * rate}
     return scaled | ({"bias": found[f"{name}.bias"].float() * rate} if f"{name}.bias" in found else {})
