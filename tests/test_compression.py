@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from llm_gan.models import cli
 from llm_gan.models.checkpoint import DEFAULT_GAN, dequantise, load_gan, preview, quantise, read_metadata, save_gan
 from llm_gan.models.condition import Condition
+from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.training import distill
 from llm_gan.models.training.losses import feature_distance
 from llm_gan.models.training.state import read_state
@@ -159,7 +160,7 @@ def teacher(folder, tmp_path, monkeypatch):  # noqa: F811
     class Model(Reader):
         width = 24
 
-    monkeypatch.setattr(distill.LanguageModel, "load", lambda name, device: Model())
+    monkeypatch.setattr(LanguageModel, "load", lambda name, device: Model())
     gan, dataset = setup(folder, tmp_path)
     gan = train(gan, dataset, TrainingConfig(images=8 * 60, warmup=10, lr_generator=2e-3), tmp_path / "teacher")
     return save_gan(gan, tmp_path / "teacher.safetensors", torch.float32)

@@ -692,6 +692,15 @@ def test_a_gan_makes_room_for_what_a_folder_adds_to_it(folder, read, caplog):
     assert trained("more", resume=True, settings={"images": 16}).generator.config.concepts == 5
 
 
+def test_a_run_goes_on_with_the_discriminator_that_it_begins_with(folder, read, tmp_path):
+    trained, _ = read
+    start = setup(folder, tmp_path / "own")[0]  # narrower than the default, and of narrower texts
+    judge = trained(start_from=start, settings={"images": 8, "lr_discriminator": 0.0}).discriminator
+    assert judge.config == start.discriminator.config
+    for name, weight in start.discriminator.pixel.state_dict().items():
+        assert torch.allclose(judge.pixel.state_dict()[name], weight, atol=0.01), name
+
+
 def test_scenes_cannot_be_begun_on_the_way(read, monkeypatch):
     trained, _ = read
     monkeypatch.setattr(run_module, "compose", lambda examples, count: [])
@@ -883,7 +892,7 @@ def test_an_encoder_may_begin_with_that_of_another_gan(folder, tmp_path, monkeyp
     class Model(Reader):
         width = WIDTH
 
-    monkeypatch.setattr(encoder.LanguageModel, "load", lambda name, device: Model())
+    monkeypatch.setattr(run_module.LanguageModel, "load", lambda name, device: Model())
 
     def trained(name, seed, images, start=None):
         path = save_gan(setup(folder, tmp_path, seed)[0], tmp_path / f"{name}.safetensors")

@@ -18,15 +18,15 @@ from torch import Tensor
 from ..checkpoint import load_gan
 from ..data.folder import read_pictures
 from ..data.scenes import compose
-from ..discriminator import DiscriminatorConfig
 from ..gan import GAN, Card
 from ..generator import Generator, GeneratorConfig
-from ..language.model import LanguageModel
 from .dataset import Batch, Dataset, build_dataset
 from .run import (
     check_out,
     device_settings,
     frozen_features,
+    judge_for,
+    language_model_for,
     publish,
     publish_saved,
     read_training,
@@ -107,18 +107,16 @@ def _strongest(reader: Tensor, count: int) -> Tensor:
 
 def make_student(teacher: GAN, config: GeneratorConfig, name: str) -> GAN:
     """A GAN of `config` that begins with what `teacher` has; only what draws, and its discriminator, are to be trained."""
-    known = teacher.discriminator
-    judge = DiscriminatorConfig(teacher.resolution, config.pooled_dim) if known is None else known.config
     card = Card(name, f"{teacher.card.data}, as {teacher.card.name} draws them", teacher.card.licenses)
-    student = GAN(config, judge, teacher.recipe, card)
+    student = GAN(config, judge_for(config, teacher), teacher.recipe, card)
     student.condition_norm.load_state_dict(teacher.condition_norm.state_dict())
     student.generator = prune(teacher.generator, config)
     for parameter_name, parameter in student.generator.named_parameters():
         parameter.requires_grad_(parameter_name.startswith(DRAWS))
-    if known is None:
+    if teacher.discriminator is None:
         student.discriminator.projected.features = frozen_features()
     else:
-        student.discriminator.load_state_dict(known.state_dict())
+        student.discriminator.load_state_dict(teacher.discriminator.state_dict())
     return student
 
 
@@ -158,9 +156,7 @@ def distill_folder(
     config = training_config(preset, len(examples), own, settings or {})
     if config.scenes and not shape.things:
         raise ValueError(f"{teacher.name} draws no scenes: leave --scenes out.")
-    model = LanguageModel.load(llm or master.recipe.model, device=device)
-    if difference := master.recipe.difference(model.recipe()):
-        raise ValueError(difference)
+    model = language_model_for(master.recipe, llm, device)
 
     pictures = read_pictures(examples, master.resolution, run / "cache", progress)
     report_skipped(run, skipped + pictures.skipped)

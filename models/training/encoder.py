@@ -20,14 +20,13 @@ from ..data.scenes import compose
 from ..encoder import Encoder, EncoderConfig, find
 from ..gan import GAN
 from ..generator import Text
-from ..language.model import LanguageModel
 from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead, Batch, Dataset, build_dataset
 from .log import RunLog
 from .loop import learn, rate
 from .losses import feature_distance
-from .run import read_training, report_skipped
+from .run import language_model_for, read_training, report_skipped
 from .state import check_run, learner_tensors, load_learner, read_settings, read_state, under, write_settings
 from .trainer import settings_of
 
@@ -205,9 +204,7 @@ def train_encoder_folder(
     examples, skipped = read_training(data)
     if gan.generator.config.things:
         compose(examples, 1)  # refuses names it cannot make sentences of
-    model = LanguageModel.load(llm or gan.recipe.model, device=device)
-    if difference := gan.recipe.difference(model.recipe()):
-        raise ValueError(difference)
+    model = language_model_for(gan.recipe, llm, device)
     pictures = read_pictures(examples, gan.resolution, run / "cache", progress)
     report_skipped(run, skipped + pictures.skipped)
     scenes = compose(pictures.examples, config.scenes) if gan.generator.config.things else []

@@ -14,13 +14,14 @@ import torch.distributed as dist
 from PIL.Image import Image
 
 from ..checkpoint import DEFAULT_GAN, load_gan, save_gan
+from ..condition import Recipe
 from ..data.folder import Example, Skipped, read_folder, read_pictures
 from ..data.scenes import MAX_THINGS, compose
 from ..data.sentences import TINTS
 from ..discriminator import DiscriminatorConfig
 from ..features import EfficientNetLite
 from ..gan import GAN, Card, check_ours
-from ..generator import GeneratorConfig
+from ..generator import Generator, GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
 from ..language.model import LanguageModel
 from .dataset import Dataset, build_dataset, concepts_of
@@ -90,12 +91,9 @@ def train_folder(
             f"The checkpoint to start from draws {start.resolution} px: a GAN can grow to more, not to {resolution}."
         )
     features = frozen_features()
-    model = LanguageModel.load(llm or (start.recipe.model if start else DEFAULT_LANGUAGE_MODEL), device=device)
     if config.scenes and start is not None and not start.generator.config.concepts:
         raise ValueError("The checkpoint to start from has no memory of concepts, which scenes are made of: train a new GAN.")
-    difference = None if start is None else start.recipe.difference(model.recipe())
-    if difference:
-        raise ValueError(f"The checkpoint to start from was trained with another language model. {difference}")
+    model = language_model_for(None if start is None else start.recipe, llm, device)
 
     if "RANK" in os.environ and not dist.is_initialized():
         # One prepares the data while the others wait: of many pictures for longer than the half hour that gloo would wait.
@@ -108,15 +106,11 @@ def train_folder(
     if first:
         report_skipped(run, skipped + pictures.skipped)
     begins = config.images > 0 and not resume  # to draw: where it goes on, or learns to read alone, z picks as it did
+    scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     if start is None:
         generator = replace(shape, token_dim=model.width, concepts=len(concepts_of(pictures.examples)), chooses=1, shown=1)
     else:
-        known = start.generator.config
-        channels = known.channels + shape.channels[len(known.channels) :]
-        remembers = int(known.concepts > 0)
-        shown = remembers if begins else known.shown
-        generator = replace(known, resolution=resolution, channels=channels, chooses=remembers, shown=shown)
-    scenes = compose(pictures.examples, config.scenes) if config.scenes else []
+        generator = _grown(start.generator.config, shape, begins)
     if scenes:
         generator = replace(generator, things=MAX_THINGS, tints=generator.tints if resume else len(TINTS))
     torch.manual_seed(config.seed)
@@ -126,37 +120,26 @@ def train_folder(
         licenses=sorted({e.license for e in pictures.examples if e.license} | set(start.card.licenses if start else ())),
         images_seen=0 if start is None else start.card.images_seen,
     )
-    gan = GAN(generator, DiscriminatorConfig(resolution), model.recipe(), card)
+    gan = GAN(generator, judge_for(generator, start), model.recipe(), card)
     if start is not None:
         _take_over(gan, start)
     gan.discriminator.projected.features = features
     dataset = build_dataset(pictures, generator, model, gan.condition_norm, run / "cache", scenes, start is None, progress)
-    memory = gan.generator.memory if generator.concepts else None
     if start is None:
-        memory.remember(dataset.pooled, dataset.concepts)
-    elif memory is not None and begins:
-        memory.make_room(dataset.pooled, dataset.concepts)
-        gan.generator.config = generator = replace(generator, concepts=len(memory.keys))
-    elif memory is not None and len(dataset.concepts) > len(memory.keys):
-        log.warning(
-            "The captions tell %d things apart, and the GAN has room for the %d of its training: start another run from it, "
-            "and it makes room.", len(dataset.concepts), len(memory.keys),
-        )  # fmt: skip
+        gan.generator.memory.remember(dataset.pooled, dataset.concepts)
+    elif generator.concepts:
+        _make_room(gan.generator, dataset, begins)
     if first and dist.is_initialized():
         dist.barrier()
     del model
     if not resume:
         if first:
-            if memory is not None and begins:  # or what draws would not learn what its memory does now
-                fit_memory(gan.generator, dataset, config.seed, device)
-                fit_looks(gan.generator, dataset)
-            if scenes:
-                fit_reader(gan.generator, dataset, config.seed, device, progress, anyway=not begins)
+            _teach(gan.generator, dataset, config, begins, device, progress)
         if dist.is_initialized():
             for weight in gan.generator.to(device).parameters():
                 dist.broadcast(weight.data, 0)
     if generator.shown and begins:
-        memory.shown.copy_(dataset.looks_of(memory))
+        gan.generator.memory.shown.copy_(dataset.looks_of(gan.generator.memory))
 
     try:
         trained = train(gan, dataset, config, run, resume, device, save_every, tensorboard, progress, show)
@@ -169,6 +152,50 @@ def train_folder(
     if first:
         publish(trained, dataset, out)
     return trained
+
+
+def language_model_for(recipe: Recipe | None, llm: str | None, device: torch.device | str) -> LanguageModel:
+    """The language model `llm`, or where that is None the one of a GAN's `recipe`, or the default one. ValueError where it does
+    not read as that recipe says."""
+    model = LanguageModel.load(llm or (recipe.model if recipe else DEFAULT_LANGUAGE_MODEL), device=device)
+    if difference := recipe and recipe.difference(model.recipe()):
+        raise ValueError(difference)
+    return model
+
+
+def _grown(known: GeneratorConfig, shape: GeneratorConfig, begins: bool) -> GeneratorConfig:
+    """A generator of `known`, with the scales of the larger `shape`. One that `begins` to draw knows in which looks each concept
+    is shown."""
+    channels = known.channels + shape.channels[len(known.channels) :]
+    remembers = int(known.concepts > 0)
+    shown = remembers if begins else known.shown
+    return replace(known, resolution=shape.resolution, channels=channels, chooses=remembers, shown=shown)
+
+
+def _make_room(generator: Generator, dataset: Dataset, begins: bool) -> None:
+    """Give what is new in `dataset` places in the memory of a generator that begins with another's; say so where a run goes on,
+    whose memory stays as it is."""
+    memory = generator.memory
+    if begins:
+        memory.make_room(dataset.pooled, dataset.concepts)
+        generator.config = replace(generator.config, concepts=len(memory.keys))
+    elif len(dataset.concepts) > len(memory.keys):
+        log.warning(
+            "The captions tell %d things apart, and the GAN has room for the %d of its training: start another run from it, "
+            "and it makes room.", len(dataset.concepts), len(memory.keys),
+        )  # fmt: skip
+
+
+def _teach(
+    generator: Generator, dataset: Dataset, config: TrainingConfig, begins: bool, device: torch.device | str, progress
+) -> None:
+    """All that `generator` learns from captions alone; what they mean only where it `begins` to draw, or what draws would not
+    know what its memory does now."""
+    if begins and generator.config.concepts:
+        fit_memory(generator, dataset, config.seed, device)
+        fit_looks(generator, dataset)
+    if dataset.scenes:
+        fit_reader(generator, dataset, config.seed, device, progress, anyway=not begins)
 
 
 def read_training(data: Path) -> tuple[list[Example], list[Skipped]]:
@@ -240,6 +267,13 @@ def frozen_features() -> EfficientNetLite:
         return EfficientNetLite.pretrained()
     except ModuleNotFoundError:
         return load_gan(DEFAULT_GAN).discriminator.projected.features
+
+
+def judge_for(generator: GeneratorConfig, start: GAN | None) -> DiscriminatorConfig:
+    """A discriminator for this generator: that of what a training begins with, or where that has none, the default one."""
+    if start is None or start.discriminator is None:
+        return DiscriminatorConfig(generator.resolution, generator.pooled_dim)
+    return replace(start.discriminator.config, resolution=generator.resolution)
 
 
 def _take_over(gan: GAN, other: GAN) -> None:
