@@ -47,8 +47,8 @@ def few(x: Tensor, weight: Tensor) -> bool:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Here fp32 is multiplied as such: not with the ten bits of TF32, which a GPU takes by default for convolutions, nor rounded
-    in any other way that a process has asked for (`torch.set_float32_matmul_precision`)."""
+    """Here fp32 is multiplied as such: not with the ten bits of TF32, which a GPU takes by default for convolutions, nor
+    rounded in any other way that a process has asked for (`torch.set_float32_matmul_precision`)."""
     places, exact = _precisions()
     before = [getattr(*place) for place in places]
     for place in places:

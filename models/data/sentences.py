@@ -23,7 +23,7 @@ PRAISED = 0.2  # that have words of praise around them,
 DESCRIBED = 0.12  # that are followed by a description of the same things,
 SPELT = 0.12  # and that are in capitals or end in a full stop
 MEASURES = "个个个只只只条条辆朵朵座棵本根把颗颗艘杯块瓶碗匹头架支件张片盒顶面位双"  # of Chinese, the more common the oftener
-ARTICLE = re.compile(f"(an?|the) +|[一1][{MEASURES}](?=.)", re.IGNORECASE)
+ARTICLE = re.compile("(an?|the) +|[一1][个只条辆朵座棵本根把颗艘](?=.)", re.IGNORECASE)  # 一片式 has none
 RGB = tuple[int, int, int]
 WHITE = (255, 255, 255)
 COLOURS = {  # English and Chinese name -> RGB
@@ -257,8 +257,8 @@ ENGLISH = Language(
             "cyberpunk", "steampunk", "vaporwave", "neon", "neon lights", "dramatic sky", "studio light", "cinematic lighting",
             "photorealistic", "realistic", "happy birthday", "merry christmas", "good morning", "--ar 1:1", "transparent",
             "trending", "pastel colors", "bold outline", "line art", "vintage", "retro", "anime", "fantasy", "cozy",
-            "intricate details", "by Picasso", "depth of field", "bokeh", "simple background", "seamless", "app logo",
-            "white background", "dribbble", "material design", "unreal engine"),
+            "intricate details", "depth of field", "bokeh", "simple background", "seamless", "app logo",
+            "dribbble", "material design", "unreal engine"),
     described=("{things} {verb} {place}", "{things} with a {colour} {part} {verb} {place}", "{things} is shown {place}",
                "{things} in {colour} and {hue} {verb} {place}", "The picture shows {things} {place}",
                "{things} is {adjective} and {tint}", "{things} is {tint}",
@@ -287,7 +287,7 @@ CHINESE = Language(
                                  "有{0}和{1}", "{0}和{1}在一起", "{0}拿着{1}", "{0}追{1}", "{0}吃{1}", "{0}看着{1}",
                                  "{0}抱着{1}", "{0}带着{1}", "{0}{1}", "{0}旁边有{1}", "{0}旁边的{1}", "{0}飞向{1}",
                                  "有{0}的{1}", "{0}喝{1}", "{0}在吃{1}", "{0}读{1}", "{0}弹{1}", "{0}踢{1}", "{0}抱{1}",
-                                 "正在吃{1n}的{0}", "拿着{1n}的{0}", "{0}旁边是{1}", "{0}旁边站着{1}", "{0}里有{1}")),
+                                 "正在吃{0n}的{1}", "拿着{0n}的{1}", "{0}旁边是{1}", "{0}旁边站着{1}", "{0}里有{1}")),
         Kind(4, _SIDE_BY_SIDE, ("{0}在{1}的左边", "{0}在{1}左侧", "左边是{0}，右边是{1}", "{0}在左边，{1}在右边",
                                 "{0}的右边有{1}", "{0}右边有{1}", "{0}的右边是{1}", "{0}右边是{1}", "{0}右边站着{1}",
                                 "{0}右边停着{1}", "{0}右边的{1}")),
@@ -344,7 +344,7 @@ CHINESE = Language(
     praise=("高质量", "杰作", "可爱", "精美", "高清", "图标", "表情符号", "卡通", "插画", "简约", "矢量图", "最佳质量",
             "细节丰富", "色彩鲜艳", "超高清", "扁平化", "极简", "手绘", "贴纸", "标志", "8k", "大师作品", "清晰", "居中",
             "无文字", "专业", "可爱风", "国潮风", "赛博朋克", "霓虹", "像素风", "水彩", "写实", "新年快乐", "生日快乐", "电影感",
-            "柔和光线", "中国风", "动漫", "复古", "治愈", "简笔画", "白底", "透明背景", "微信表情", "游戏素材"),
+            "柔和光线", "中国风", "动漫", "复古", "治愈", "简笔画", "透明背景", "微信表情", "游戏素材"),
     described=("{things}{place}", "{things}，带着{colour}的{part}，{place}", "{things}有{colour}的{part}和{hue}的{part}",
                "{things}立{place}", "{things}是{tint}", "图片里有{things}，{place}", "{things}是{colour}和{hue}的",
                "{things}{place}，旁边有{other}", "{things}，{colour}的{part}，{place}", "{things}坐{place}",

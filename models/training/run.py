@@ -164,8 +164,8 @@ def language_model_for(recipe: Recipe | None, llm: str | None, device: torch.dev
 
 
 def _grown(known: GeneratorConfig, shape: GeneratorConfig, begins: bool) -> GeneratorConfig:
-    """A generator of `known`, with the scales of the larger `shape`. One that `begins` to draw knows in which looks each concept
-    is shown."""
+    """A generator of `known`, with the scales of the larger `shape`. One that `begins` to draw knows in which looks each
+    concept is shown."""
     channels = known.channels + shape.channels[len(known.channels) :]
     remembers = int(known.concepts > 0)
     shown = remembers if begins else known.shown
