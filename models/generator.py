@@ -35,6 +35,7 @@ LOUDNESS = 8.0  # of what the prompt asks for, or z, whose share is large from t
 USUAL_LOOK = 2.0  # standard deviations that full truncation puts the first look ahead
 UNSHOWN = 24.0  # logits by which a look that a concept was never shown in falls behind: z seldom puts one so far ahead,
 ASKED = 5.0  # unless the prompt gives it so many or more, as one that names a style does: what gives less asks for no look
+FIRMNESS = 4.0  # by which that becomes louder than any z: what is asked for is drawn
 OPAQUE = 2.0  # logit of the opacity at first: on white, where most pictures stand, it makes no difference
 
 
@@ -436,8 +437,8 @@ class Generator(nn.Module):
         if not self.config.concepts:
             return Text(tokens, mask, vector, None, None, layout)
         looks = LOUDNESS * self.look_from_text(layout.pooled)
-        if self.config.shown:  # a prompt that asks for none clearly leaves all to z
-            looks = looks * (2 * (looks.amax(-1, keepdim=True) - ASKED)).sigmoid()
+        if self.config.shown:  # a prompt that asks for none clearly leaves all to z, any other nothing
+            looks = FIRMNESS * looks * (2 * (looks.amax(-1, keepdim=True) - ASKED)).sigmoid()
         return Text(tokens, mask, vector, self.memory(layout.pooled), looks, layout)
 
     def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0) -> Code:
@@ -457,7 +458,7 @@ class Generator(nn.Module):
             shown = concepts @ self.memory.shown if self.config.shown else torch.ones_like(text.looks)
             first = shown * F.pad((1 - shown).cumprod(2), (1, -1), value=1.0)
             picked = truncation_psi * z[:, None, : self.config.looks] + (1 - truncation_psi) * USUAL_LOOK * first
-            logits = LOOK_SHARPNESS * picked + text.looks - UNSHOWN * (1 - shown) * (ASKED - text.looks).sigmoid()
+            logits = LOOK_SHARPNESS * picked + text.looks - UNSHOWN * (1 - shown) * (FIRMNESS * ASKED - text.looks).sigmoid()
             looks = weights_of_looks(logits)
             w = w + self.look_to_style(looks)
             sketch = self.memory.sketch(concepts, looks)
