@@ -55,7 +55,8 @@ def mix(
     1812.04948, §3.1), and with `look` the sketch in its look; strength goes from content (0) to style (1), and beyond it.
 
     Both must have been drawn by `generator`, since the styles are those that they were drawn with. ValueError where they were
-    not. The mix is to be drawn with the truncation of `content`; at 0, where z has no say, its look stays.
+    not. The mix is to be drawn with the prompt and the truncation of `content`, whose wish for a look, if it has one, its z
+    outshouts; at a truncation of 0, where z has no say, the look stays.
     """
     style = _fitted(style, len(content), "styles")
     if content.styles is None or style.styles is None:

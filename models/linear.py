@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -49,24 +49,26 @@ def few(x: Tensor, weight: Tensor) -> bool:
 def without_tf32() -> Iterator[None]:
     """Here fp32 is multiplied as such: not with the ten bits of TF32, which a GPU takes by default for convolutions, nor
     rounded in any other way that a process has asked for (`torch.set_float32_matmul_precision`)."""
-    places, exact = _precisions()
-    before = [getattr(*place) for place in places]
-    for place in places:
-        setattr(*place, exact)
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9, which may refuse to tell the switches of before once these were set
+        places = backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
+        before, exact = [place.fp32_precision for place in places], ["ieee"] * len(places)
+
+        def ask(values):
+            for place, value in zip(places, values):
+                place.fp32_precision = value
+    else:
+        before, exact = (backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()), (False, "highest")
+
+        def ask(values):
+            backends.cudnn.allow_tf32 = values[0]
+            torch.set_float32_matmul_precision(values[1])
+
+    ask(exact)
     try:
         yield
     finally:
-        for place, value in zip(places, before):
-            setattr(*place, value)
-
-
-def _precisions() -> tuple[list[tuple[Any, str]], str | bool]:
-    """Where torch is told how fp32 is multiplied, and what to say there for it to be exact."""
-    backends = torch.backends
-    if hasattr(backends.cudnn, "conv"):  # torch 2.9, which may refuse to tell the flag of before once this was set
-        work = backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
-        return [(own, "fp32_precision") for own in work], "ieee"
-    return [(backends.cudnn, "allow_tf32"), (backends.cuda.matmul, "allow_tf32")], False
+        ask(before)
 
 
 Work = TypeVar("Work", bound=Callable)

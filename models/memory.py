@@ -10,6 +10,7 @@ from .linear import Linear, few, product, unrounded
 CERTAINTY = 6.0  # times a concept's logarithmic weight,
 CHOICE = 3.0  # and times z's word for it, which is as loud as N(0,1): a name stays what it is, equals are told apart
 KNOWN = 0.5  # of the weight on one concept: its own captions find it with 0.6 to 1, most other names with less
+SHOWN_BEFORE = 1e-3  # of a look that another folder taught: z does not pick it any more, and a prompt still may
 VALUES = ("codes", "shared", "looks")  # of each concept
 SHARPNESS = 16.0  # β: one concept's own captions find it with nine tenths of the weight, among a thousand others
 
@@ -37,7 +38,7 @@ class ConceptMemory(nn.Module):
         self.shared = normal(config.concepts, config.sketch_channels, size, size, std=0.5)
         # Zero, so that a look never seen for a concept adds nothing to what its other looks share.
         self.looks = nn.Parameter(torch.zeros(config.concepts, config.looks, config.look_channels, size, size))
-        if config.shown:  # which looks each concept was shown in, 0 or 1
+        if config.shown:  # which looks each concept was shown in: 1, or SHOWN_BEFORE, or 0
             self.register_buffer("shown", torch.ones(config.concepts, config.looks))
         self._choices = Derived(lambda keys: choices(len(keys), config.z_dim, config.looks).to(keys.device))
         self._directions = Derived(lambda keys: F.normalize(keys.float(), dim=1).t())
@@ -96,7 +97,7 @@ class ConceptMemory(nn.Module):
             weight = getattr(self, name)
             setattr(self, name, nn.Parameter(torch.cat([weight, rows.view(-1, *weight.shape[1:])])))
         if hasattr(self, "shown"):
-            self.shown = torch.cat([self.shown, self.shown.new_ones(len(new), self.shown.shape[1])])
+            self.shown = torch.cat([self.shown, self.shown.new_zeros(len(new), self.shown.shape[1])])
         return len(new)
 
     @torch.no_grad()
@@ -104,13 +105,13 @@ class ConceptMemory(nn.Module):
         """Give each concept, in the looks that it was never shown in, the sketch of the one it was shown in that is most like
         each: over the concepts shown in both, of the least mean squared difference. A prompt that asks for such a look is then
         drawn in shapes which pictures have taught, and has the asked look's style all the same."""
-        shown, looks = self.shown.float(), self.looks.flatten(2).float()
+        shown, looks = (self.shown > 0).float(), self.looks.flatten(2).float()
         seen, both = looks * shown[:, :, None], shown.t() @ shown
         energy = seen.square().sum(2).t() @ shown
         apart = (energy + energy.t() - 2 * torch.einsum("kax,kbx->ab", seen, seen)) / both.clamp(min=1)
         apart = apart.masked_fill(both == 0, torch.finfo(apart.dtype).max)  # as far as can be, and still there
         lender = torch.where(shown[:, None] > 0, apart, torch.inf).argmin(2)  # for each concept and look [K,L]
-        own = (shown > 0) | (shown.sum(1, keepdim=True) == 0)
+        own = (shown > 0) | ~shown.any(1, keepdim=True)
         lender = torch.where(own, torch.arange(shown.shape[1], device=shown.device), lender)
         self.looks.copy_(self.looks.gather(1, lender[:, :, None, None, None].expand_as(self.looks)))
 
@@ -129,7 +130,7 @@ class ConceptMemory(nn.Module):
 
     @torch.no_grad()
     def remember(self, pooled: Tensor, groups: list[list[int]]) -> None:
-        """Set the keys: one for each group of captions (rows of pooled [M,P]) that mean the same.
+        """Set the keys: one for each group of captions (rows of pooled [M,P]) that mean the same, and was shown in no look yet.
 
         The query is the linear map that brings the captions of a group together, against how they scatter within it
         (Fisher's discriminant, shrunk): languages and style words then count for less than what is drawn.
@@ -142,6 +143,8 @@ class ConceptMemory(nn.Module):
         query = (vectors * values.rsqrt()).t()
         self.query.weight.copy_(query / query.norm(dim=1).mean())
         self.keys.copy_(torch.stack([F.normalize(pooled[rows] @ query.t(), dim=1).mean(0) for rows in groups]))
+        if hasattr(self, "shown"):
+            self.shown.zero_()
 
 
 def choices(concepts: int, z_dim: int, looks: int) -> Tensor:

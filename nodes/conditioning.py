@@ -65,7 +65,7 @@ def _condition(tokens: Tensor, extras: dict[str, Any]) -> Condition:
     if choice is not None and len(choice) != len(tokens):  # a node repeated the prompts
         choice = None
     if read is not None and read.shape in (pooled.shape, pooled[:1].shape):
-        mixed = ~torch.isclose(pooled, read.to(pooled)).all(1)
+        mixed = ~torch.isclose(pooled, read.to(pooled)).all(1) & pooled.any(1)  # zeroed out, nothing is in it
         if mixed.any():
             choice = torch.where(mixed, 0.0, 1.0 if choice is None else choice.to(pooled))
     return Condition(tokens, pooled, mask, None if recipe is None else Recipe.from_dict(recipe), choice)

@@ -49,12 +49,12 @@ class Loaded(Managed):
     """The GAN in `path`, in ComfyUI's care."""
 
     def __init__(self, path: Path, precision: str):
-        self.path, self._stamp = path, _stamp(path)
+        self.path, self._loaded = path, _stamp(path)
         device, waiting = comfyui.generator_devices()
         super().__init__(load(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
 
     def _unchanged(self) -> bool:
-        return _stamp(self.path) == self._stamp
+        return _stamp(self.path) == self._loaded
 
     def preview(self) -> bytes | None:
         """The PNG in the file, if it holds one and still is what was loaded."""

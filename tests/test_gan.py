@@ -439,7 +439,7 @@ def test_a_memory_makes_room_for_what_is_new_to_it():
     rows = memory.rows_of(pooled, groups)
     assert rows[:20] == list(range(20)) and len(set(rows)) == 24
     assert all(torch.equal(memory.state_dict()[name][:20], kept[name]) for name in ("keys", "codes", "shared", "looks", "shown"))
-    assert memory.shown[20:].all() and memory.looks.shape[0] == memory.shared.shape[0] == 26
+    assert not memory.shown[20:].any() and memory.looks.shape[0] == memory.shared.shape[0] == 26
     with torch.no_grad():
         after = memory(pooled) @ memory.codes
     scale = memory.codes.std()

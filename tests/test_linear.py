@@ -141,6 +141,20 @@ def test_a_memory_gives_the_same_sketch_either_way():
     assert torch.allclose(memory.sketch(concepts, looks), plain, atol=1e-5) and memory._read._known is not None
 
 
+def test_fp32_is_multiplied_as_such_by_the_switches_of_before(monkeypatch):
+    class Backends:  # those of a torch that has no others
+        class cudnn:
+            allow_tf32 = True
+
+    asked = ["medium"]
+    monkeypatch.setattr(torch, "backends", Backends)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: asked[-1])
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    with without_tf32():
+        assert asked[-1] == "highest" and not Backends.cudnn.allow_tf32
+    assert asked[-1] == "medium" and Backends.cudnn.allow_tf32
+
+
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has one switch for all of cuDNN")
 def test_fp32_is_multiplied_as_such_whatever_a_process_asks_for():
     backends = torch.backends

@@ -582,6 +582,7 @@ def test_z_chooses_as_before_in_what_is_not_averaged(pack, encode):
     (tokens, extras), other = fruit[0], car[0][1]["pooled_output"]
     written_elsewhere = {name: extras[name] for name in ("attention_mask", "llm_gan_recipe")}
     assert read([[tokens, written_elsewhere | {"pooled_output": other}]]).choice is None
+    assert read([[tokens, extras | {"pooled_output": torch.zeros_like(other)}]]).choice is None  # as Zero Out leaves it
     repeated = [[tokens.repeat(2, 1, 1), extras | {"pooled_output": extras["pooled_output"].repeat(2, 1)}]]
     assert read(repeated).choice is None
     narrow = [[tokens[..., :8], extras | {"pooled_output": extras["pooled_output"][:, :8]}]]

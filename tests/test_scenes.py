@@ -410,7 +410,7 @@ def test_the_bundled_model_finds_the_things_that_people_name(prompts):
         missed = [(prompt, things) for (prompt, named), things in zip(own.items(), found) if sorted(named) != sorted(things)]
         right = 1 - len(missed) / len(own)
         print(f"{'Chinese' if chinese else 'English'}: {right:.3f} of {len(own)} prompts read right")
-        assert right > 0.85, missed
+        assert right > 0.85, missed  # two prompts less than on the machine where it was measured
 
 
 def test_the_bundled_model_passes_over_praise():

@@ -23,7 +23,7 @@ from ..gan import ConditionNorm
 from ..generator import GeneratorConfig
 from ..language.model import LanguageModel
 from ..layout import Layout
-from ..memory import ConceptMemory
+from ..memory import SHOWN_BEFORE, ConceptMemory
 from ..tensors import cached_tensors
 from ..tint import given
 
@@ -127,10 +127,11 @@ class Dataset:
                 self.choices[caption] = logits.masked_fill(rows < 0, -torch.inf), directions, shown
 
     def looks_of(self, memory: ConceptMemory) -> Tensor:
-        """Which looks each concept of this memory is shown in [K,L], 0 or 1; one without a picture as the memory has it."""
+        """Which looks each concept of this memory is shown in [K,L]: 1 in these pictures, SHOWN_BEFORE where the memory has it from
+        others; one without a picture as the memory has it."""
         own, shown = torch.tensor(self.shows), memory.shown.cpu().clone()
         rows, looks = torch.tensor(memory.rows_of(self.pooled, self.concepts)), self.anchors[:, : shown.shape[1]].argmax(1)
-        shown[rows] = 0
+        shown[rows] = SHOWN_BEFORE * (shown[rows] > 0)
         shown[rows[own[own >= 0]], looks[own >= 0]] = 1
         return shown
 

@@ -439,7 +439,7 @@ class Trainer:
             weights[f"discriminator.{name}"] = getattr(modules[owner], attribute)
         copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
         gan.load_state_dict(copies, assign=True)
-        if gan.generator.config.shown:
+        if gan.generator.config.shown and self.images_seen:  # or what draws would change where pictures taught nothing
             gan.generator.memory.lend_looks()
         return gan.requires_grad_(False)
 
