@@ -456,6 +456,7 @@ def share_of_a_run(rank, folder, cache, config):
 
 
 def test_an_interrupted_run_ends_in_every_process(folder, tmp_path):
+    setup(folder, tmp_path)  # so that both find the captions in the cache, as in a run, and neither writes them
     torch.multiprocessing.start_processes(stopped_run, (folder, tmp_path), nprocs=2, start_method="fork")
     assert load_gan(tmp_path / "run" / "model.safetensors").card.images_seen == 16
 
