@@ -92,10 +92,9 @@ def join(latents: Sequence[Latent]) -> Latent:
         if there := [shift for shift in shifts if shift is not None]:
             most, shape = _things_of(there), there[0].shape[2:]
             joined[name] = torch.cat([_of_things(shift, len(latent), most, shape) for shift, latent in zip(shifts, latents)])
-    behind = [latent.background for latent in latents]
-    if any(colour is not None for colour in behind):
-        none = [torch.zeros(len(latent), 4) for latent in latents]
-        joined["background"] = torch.cat([other if own is None else own for own, other in zip(behind, none)])
+    if any(latent.background is not None for latent in latents):
+        behind = [torch.zeros(len(latent), 4) if latent.background is None else latent.background for latent in latents]
+        joined["background"] = torch.cat(behind)
     return Latent(**joined)
 
 

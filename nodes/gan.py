@@ -46,10 +46,10 @@ def _stamp(path: Path) -> tuple[str | int, ...] | None:
 
 
 class Loaded(Managed):
-    """The GAN in `path`, in ComfyUI's care."""
+    """The GAN in `path`, in ComfyUI's care; `stamp` is that of the file."""
 
-    def __init__(self, path: Path, precision: str):
-        self.path, self._loaded = path, _stamp(path)
+    def __init__(self, path: Path, stamp: tuple[str | int, ...] | None, precision: str):
+        self.path, self._loaded = path, stamp
         device, waiting = comfyui.generator_devices()
         super().__init__(load(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
 
@@ -73,7 +73,8 @@ class Loaded(Managed):
 
 def shared(path: Path, precision: str) -> Loaded:
     """The GAN in `path`, or what a graph still holds of it."""
-    return comfyui.shared(("GAN", path, _stamp(path), precision), lambda: Loaded(path, precision))
+    stamp = _stamp(path)
+    return comfyui.shared(("GAN", path, stamp, precision), lambda: Loaded(path, stamp, precision))
 
 
 def describe(gan: AnyGAN) -> str:

@@ -93,8 +93,8 @@ def _settings(path: Path) -> dict:
 
 @contextmanager
 def _stop_between_steps(progress):
-    """`progress`, raising KeyboardInterrupt at the end of the step in which Ctrl-C was pressed; a second one does at once. Of several
-    processes the others report a connection that breaks then as the same."""
+    """`progress`, raising KeyboardInterrupt at the end of the step in which Ctrl-C was pressed; a second one does at once. Of
+    several processes the others report a connection that breaks then as the same."""
     pressed = False
 
     def press(*_):

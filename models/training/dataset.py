@@ -127,8 +127,8 @@ class Dataset:
                 self.choices[caption] = logits.masked_fill(rows < 0, -torch.inf), directions, shown
 
     def looks_of(self, memory: ConceptMemory) -> Tensor:
-        """Which looks each concept of this memory is shown in [K,L]: 1 in these pictures, SHOWN_BEFORE where the memory has it from
-        others; one without a picture as the memory has it."""
+        """Which looks each concept of this memory is shown in [K,L]: 1 in these pictures, SHOWN_BEFORE where the memory has it
+        from others; one without a picture as the memory has it."""
         own, shown = torch.tensor(self.shows), memory.shown.cpu().clone()
         rows, looks = torch.tensor(memory.rows_of(self.pooled, self.concepts)), self.anchors[:, : shown.shape[1]].argmax(1)
         shown[rows] = SHOWN_BEFORE * (shown[rows] > 0)
