@@ -79,11 +79,12 @@ class Latent:
     """What N pictures are drawn from, with any prompt: z gives the picture, the shifts what is edited in it. fp32, on the CPU.
 
     z [N,z_dim]. styles [N,num_styles,style_dim] and looks [N,L], the logits of the looks (L = 0 without a memory of concepts),
-    are those of the thing that the prompt names first, as drawn with truncation_psi, shifts and all; None where nothing was
-    drawn yet. style_shift [N,M,num_styles,style_dim] and sketch_shift [N,M,C,R,R] are added to the styles and the sketch that z
-    and the prompt give; None where nothing is. M is 1, for every thing alike, or counts things. background [N,4] and tints
-    [N,M,4] take the place of the prompt's where they are more than 0: how far the background, or a thing, is given a colour,
-    0..1, and which RGB, in -1..1 and times that, so that what lies between two latents is the sum of their shares.
+    are those of the thing that the prompt names first, as drawn, shifts and all; None where nothing was drawn yet. style_shift
+    [N,M,num_styles,style_dim], look_shift [N,M,L] and sketch_shift [N,M,C,R,R] are added to the styles, to the logits of the
+    look that the sketch has, and to the sketch, that z and the prompt give; None where nothing is. M is 1, for every thing
+    alike, or counts things. background [N,4] and tints [N,M,4] take the place of the prompt's where they are more than 0: how
+    far the background, or a thing, is given a colour, 0..1, and which RGB, in -1..1 and times that, so that what lies between
+    two latents is the sum of their shares.
     prompts: of how many they were drawn, prompt by prompt, as many of each; a choice among them is no longer of those.
     """
 
@@ -91,19 +92,18 @@ class Latent:
     styles: Tensor | None = None
     looks: Tensor | None = None
     style_shift: Tensor | None = None
+    look_shift: Tensor | None = None
     sketch_shift: Tensor | None = None
     background: Tensor | None = None
     tints: Tensor | None = None
     prompts: int = 1
-    truncation_psi: float = 1.0
 
     def __len__(self) -> int:
         return len(self.z)
 
     def __getitem__(self, index: slice | list[int] | Tensor) -> "Latent":
         """The rows at `index`: the batch stays a dimension."""
-        rows = {name: tensor[index] for name, tensor in self.tensors().items()}
-        return Latent(**rows, truncation_psi=self.truncation_psi)
+        return Latent(**{name: tensor[index] for name, tensor in self.tensors().items()})
 
     def prompt_of(self, row: int) -> int:
         """Of which of its prompts a row was drawn."""
@@ -113,15 +113,15 @@ class Latent:
         """Those that are there, by name."""
         return {name: tensor for name in LATENT_DIMENSIONS if (tensor := getattr(self, name)) is not None}
 
-    def to_dict(self) -> dict[str, Tensor | int | float]:
+    def to_dict(self) -> dict[str, Tensor | int]:
         """All of it as plain data."""
-        return {**self.tensors(), "prompts": self.prompts, "truncation_psi": self.truncation_psi}
+        return {**self.tensors(), "prompts": self.prompts}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Tensor | int | float]) -> "Latent":
+    def from_dict(cls, values: dict[str, Tensor | int]) -> "Latent":
         """The inverse of `to_dict`; z alone is enough, and a background [N,3] is one of every latent. ValueError, in one
         sentence, for anything that is not a latent."""
-        prompts, psi = values.get("prompts", 1), values.get("truncation_psi", 1.0)
+        prompts = values.get("prompts", 1)
         values = {name: tensor for name, tensor in values.items() if name in LATENT_DIMENSIONS}
         if "z" not in values:
             raise ValueError("This latent holds no z: connect the latent output of a node of LLM-GAN.")
@@ -130,15 +130,16 @@ class Latent:
                 raise ValueError(f"The {name} of this latent has shape {list(tensor.shape)}, which does not fit its z.")
         if not isinstance(prompts, int) or prompts < 1 or len(values["z"]) % prompts:
             raise ValueError(f"This latent says that it is of {prompts} prompts, which does not fit its z.")
-        if not isinstance(psi, (int, float)) or not 0 <= psi <= MOST_PSI:
-            raise ValueError(f"This latent says that it was drawn with a truncation of {psi!s:.20}: draw it again.")
         parts = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in values.items()}
         if "background" in parts and parts["background"].shape[1] == 3:
             parts["background"] = F.pad(parts["background"], (1, 0), value=1.0)
-        return cls(**parts, prompts=prompts, truncation_psi=psi)
+        return cls(**parts, prompts=prompts)
 
 
-LATENT_DIMENSIONS = {"z": 2, "styles": 3, "looks": 2, "style_shift": 4, "sketch_shift": 5, "background": 2, "tints": 3}
+# Of each part of a latent.
+LATENT_DIMENSIONS = {
+    "z": 2, "styles": 3, "looks": 2, "style_shift": 4, "look_shift": 3, "sketch_shift": 5, "background": 2, "tints": 3,
+}  # fmt: skip
 
 
 class Scores(NamedTuple):
@@ -294,6 +295,7 @@ class GAN(AnyGAN):
         channels, side = config.sketch_channels + config.look_channels, config.sketch_resolution
         return super().latent_shapes() | {
             "looks": (config.looks if config.concepts else 0,),
+            "look_shift": (config.looks,) if config.concepts else (),
             "sketch_shift": (channels, side, side) if config.concepts else (),
             "background": (4,) if config.things else (),
             "tints": (4,) if config.things else (),
@@ -340,9 +342,9 @@ class GAN(AnyGAN):
 
     def _render(self, z, psi, tokens, mask, vector, concepts, looks, choice, *rest, transparent: bool) -> tuple[Tensor, ...]:
         """Images [B,R,R,3 or 4] in 0..1, and of the first thing the styles and the looks, fp32."""
-        *layout, style_shift, sketch_shift = rest
+        *layout, style_shift, look_shift, sketch_shift = rest
         text = Text(tokens, mask, vector, concepts, looks, Layout(*layout), choice)
-        code = self.generator.code(z, text, psi).shifted(style_shift, sketch_shift)
+        code = self.generator.code(z, text, psi, look_shift).shifted(style_shift, sketch_shift)
         if transparent:
             rgb, opacity = self.generator.render(code, text)
             images = white_where_clear(torch.cat([from_network(rgb), opacity.permute(0, 2, 3, 1)], 3))
@@ -392,13 +394,13 @@ class GAN(AnyGAN):
             if "tints" in source:
                 text = text.painted(source["tints"])
             choice = None if part.choice is None else part.choice.to(self.device)
-            shifts = source.get("style_shift"), source.get("sketch_shift")
+            shifts = (source.get(f"{part}_shift") for part in ("style", "look", "sketch"))
             return self._run(self._render, source["z"], psi, *text[:5], choice, *text.layout, *shifts, transparent=transparent)
 
         size = self.rows_at_once(batch_size, drawing=True)
         images, styles, looks = in_parts(draw, len(latent), size, progress, self.recordings.forget)
         z = latent.z.float().cpu()
-        return images, replace(latent, z=z, styles=styles, looks=looks, truncation_psi=float(truncation_psi))
+        return images, replace(latent, z=z, styles=styles, looks=looks)
 
     @torch.no_grad()
     @without_tf32()

@@ -441,12 +441,15 @@ class Generator(nn.Module):
             looks = FIRMNESS * looks * (2 * (looks.amax(-1, keepdim=True) - ASKED)).sigmoid()
         return Text(tokens, mask, vector, self.memory(layout.pooled), looks, layout)
 
-    def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0) -> Code:
+    def code(
+        self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, look_shift: Tensor | None = None
+    ) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
         The look is a softmax over the first entries of z, as far as the concept was shown in it, and what the text asks for;
         psi draws it to the first look, not to a blend of all, which would be none. Of several concepts that the text may
-        mean, the others of z choose.
+        mean, the others of z choose. look_shift [B,M,L] is added to the logits of the look that the sketch has, M as in a
+        `Latent`; the styles stay.
         """
         w, vector = self.mapping(z, truncation_psi)[:, None], text.vector
         sketch = logits = None
@@ -459,9 +462,10 @@ class Generator(nn.Module):
             first = shown * F.pad((1 - shown).cumprod(2), (1, -1), value=1.0)
             picked = truncation_psi * z[:, None, : self.config.looks] + (1 - truncation_psi) * USUAL_LOOK * first
             logits = LOOK_SHARPNESS * picked + text.looks - UNSHOWN * (1 - shown) * (FIRMNESS * ASKED - text.looks).sigmoid()
-            looks = weights_of_looks(logits)
-            w = w + self.look_to_style(looks)
-            sketch = self.memory.sketch(concepts, looks)
+            w = w + self.look_to_style(weights_of_looks(logits))
+            if look_shift is not None:
+                logits = logits + _for_things(look_shift, logits)
+            sketch = self.memory.sketch(concepts, weights_of_looks(logits))
         if self.config.things:
             w = w + self.size_to_style(text.layout.boxes[:, :, 2:].log2())
         w = torch.cat([w.expand(-1, vector.shape[1], -1), vector], 2)

@@ -59,7 +59,8 @@ def see(gan: GAN, images: Tensor, text: Text, known: Tensor) -> tuple[Latent, Te
             side = config.sketch_resolution
             sketch = z.new_zeros(len(z), things, config.sketch_channels + config.look_channels, side, side)
     background = F.pad(text.layout.background.float(), (1, 0), value=1.0) if gan.generator.config.things else None
-    return Latent(z.float(), None, None, styles.float(), None if sketch is None else sketch.float(), background), text
+    sketch = None if sketch is None else sketch.float()
+    return Latent(z.float(), style_shift=styles.float(), sketch_shift=sketch, background=background), text
 
 
 def draw(gan: GAN, latent: Latent, text: Text) -> Tensor:

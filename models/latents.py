@@ -21,7 +21,6 @@ from .condition import Condition
 from .data.scenes import MAX_THINGS
 from .data.sentences import CHINESE, ENGLISH, RGB
 from .gan import LATENT_DIMENSIONS, AnyGAN, Latent
-from .generator import LOOK_SHARPNESS, Generator, weights_of_looks
 from .tensors import save_tensors
 from .tint import given
 
@@ -47,16 +46,14 @@ def layers_of(generator: nn.Module, ranges: Sequence[str]) -> list[int]:
     return found
 
 
-@torch.no_grad()
 def mix(
-    generator: nn.Module, content: Latent, style: Latent, layers: Sequence[int], look: bool = True, strength: float = 1.0
+    content: Latent, style: Latent, layers: Sequence[int], look: bool = True, strength: float = 1.0
 ) -> Latent:
     """`content` [N] with the styles of `style` [N] or [1] in these layers (style mixing, StyleGAN, Karras et al. 2019, arXiv
     1812.04948, §3.1), and with `look` the sketch in its look; strength goes from content (0) to style (1), and beyond it.
 
-    Both must have been drawn by `generator`, since the styles are those that they were drawn with. ValueError where they were
-    not. The mix is to be drawn with the prompt and the truncation of `content`, whose wish for a look, if it has one, its z
-    outshouts; at a truncation of 0, where z has no say, the look stays.
+    Both must have been drawn, since the styles are those that they were drawn with. ValueError where they were not. With the
+    prompt and the truncation of `content` the mix is drawn as it says.
     """
     style = _fitted(style, len(content), "styles")
     if content.styles is None or style.styles is None:
@@ -65,29 +62,21 @@ def mix(
         raise ValueError(f"A strength of {strength:g}: give from 0 to 2.")
     shift = torch.zeros_like(content.styles)
     shift[:, layers] = strength * (style.styles - content.styles)[:, layers]
-    z, psi = content.z.clone(), content.truncation_psi
-    if look and psi and content.looks is not None and style.looks is not None and content.looks.shape[1]:
-        # The look's logits are those that z gives, truncated, and those of the prompt: z makes up for both prompts.
-        change = strength * (style.looks - content.looks)
-        z[:, : content.looks.shape[1]] += change / (LOOK_SHARPNESS * psi)
-        # Another z has other styles, which are not asked for.
-        moved = _styles_of(generator, z, content.looks + change, psi) - _styles_of(generator, content.z, content.looks, psi)
-        shift[:, :, : moved.shape[1]] -= moved[:, None]
-    own = content.style_shift
-    shift = shift[:, None] if own is None else own + shift[:, None]
-    return replace(content, z=z, style_shift=shift, styles=None, looks=None)
+    changed = {"style_shift": _added(content.style_shift, shift[:, None])}
+    if look and content.looks is not None and style.looks is not None and content.looks.shape[1]:
+        changed["look_shift"] = _added(content.look_shift, strength * (style.looks - content.looks)[:, None])
+    return replace(content, **changed, styles=None, looks=None)
 
 
-def _styles_of(generator: Generator, z: Tensor, looks: Tensor, psi: float) -> Tensor:
-    """What z [N,z_dim], truncated by psi, and the logits of looks [N,L] have in every style [N,w_dim], fp32 on the CPU."""
-    device = generator.canvas.weight.device
-    return (generator.mapping(z.to(device), psi) + generator.look_to_style(weights_of_looks(looks.to(device)))).cpu()
+def _added(own: Tensor | None, shift: Tensor) -> Tensor:
+    """What shifts a latent that may be shifted already."""
+    return shift if own is None else own + shift
 
 
 def join(latents: Sequence[Latent]) -> Latent:
     """Latents one after the other; edits that some lack are none there, and without a background they have their prompts'."""
     joined = {"z": torch.cat([latent.z for latent in latents])}
-    for name in ("style_shift", "sketch_shift", "tints"):
+    for name in ("style_shift", "look_shift", "sketch_shift", "tints"):
         shifts = [getattr(latent, name) for latent in latents]
         if there := [shift for shift in shifts if shift is not None]:
             most, shape = _things_of(there), there[0].shape[2:]
@@ -203,8 +192,7 @@ def slide(latent: Latent, directions: Tensor, strengths: Tensor, layers: Sequenc
     moved = strengths.expand(len(latent), -1) @ directions
     shift = moved.new_zeros(len(latent), 1, num_styles, directions.shape[1])
     shift[:, :, layers] = moved[:, None, None]
-    own = latent.style_shift
-    return replace(latent, style_shift=shift if own is None else own + shift, styles=None, looks=None)
+    return replace(latent, style_shift=_added(latent.style_shift, shift), styles=None, looks=None)
 
 
 def colour_of(text: str) -> RGB:
@@ -250,7 +238,6 @@ def save_latent(latent: Latent, path: Path, gan: AnyGAN, note: str = "") -> Path
         "recipe": json.dumps(gan.recipe.to_dict()),
         "note": note,
         "prompts": str(latent.prompts),
-        "truncation_psi": str(latent.truncation_psi),
     }
     tensors = latent.tensors()
     if latent.background is not None and (latent.background[:, 0] == 1).all():
@@ -275,14 +262,13 @@ def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
             if odd := {file.get_slice(name).get_dtype() for name in names}.difference(NUMBERS):
                 raise ValueError(f"{path.name} holds {min(odd)} numbers, of which no latent is made: save the latent again.")
             values = {name: file.get_tensor(name) for name in names}
-            prompts, psi = metadata.get("prompts", "1"), metadata.get("truncation_psi", "1")
+            prompts = metadata.get("prompts", "1")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} is damaged or not a safetensors file ({error}): save the latent again.") from None
     if not all(value.is_floating_point() and torch.isfinite(value).all() for value in values.values()):
         raise ValueError(f"{path.name} holds values that are not finite, so it is damaged: save the latent again.")
     prompts = int(prompts) if prompts.isdecimal() else prompts
-    psi = float(psi) if re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d+)?", psi) else psi
-    return Latent.from_dict({**values, "prompts": prompts, "truncation_psi": psi}), metadata
+    return Latent.from_dict({**values, "prompts": prompts}), metadata
 
 
 def _places(keys: int, frames: int, easing: str, loop: bool) -> tuple[list[int], list[int], Tensor]:

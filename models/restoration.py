@@ -235,9 +235,9 @@ def restyle(
     )
     if isinstance(style, Latent):
         if style.styles is None:
-            style = gan.generate(condition, style, style.truncation_psi, batch_size, progress)[1]
+            style = gan.generate(condition, style, batch_size=batch_size, progress=progress)[1]
         drawn = gan.generate(condition, shifted, batch_size=batch_size, progress=progress)[1]
-        shifted = mix(gan.generator, drawn, style, layers, strength=strength)
+        shifted = mix(drawn, style, layers, strength=strength)
     else:
         both = Condition.cat([condition, style])
         condition = between(both[:count], both[count:], torch.full((count,), strength))

@@ -97,7 +97,7 @@ class MixStyles(io.ComfyNode):
         content, style = Latent.from_dict(content), Latent.from_dict(style)
         gan.network.check_latent(content)
         gan.network.check_latent(style)
-        return io.NodeOutput(work.mix(gan.network.generator, content, style, _layers(gan, layers), look, strength).to_dict())
+        return io.NodeOutput(work.mix(content, style, _layers(gan, layers), look, strength).to_dict())
 
 
 class Interpolate(io.ComfyNode):

@@ -41,7 +41,7 @@ def main() -> None:
 
     def mixed(prompts: list[str], content: Latent, style: Latent, part: str) -> Tensor:
         ranges, look = PARTS[part]
-        return draw(prompts, mix(gan.generator, content, style, layers_of(gan.generator, ranges), look))[0]
+        return draw(prompts, mix(content, style, layers_of(gan.generator, ranges), look))[0]
 
     def save(picture: Image.Image, name: str) -> None:
         picture.save(DOCS / f"latents-{name}.jpg", quality=90)

@@ -698,9 +698,9 @@ def test_latents_are_mixed_moved_walked_and_kept(converted, tmp_path):
     gan = load(converted)
     images, drawn = gan.generate(condition(2), gan.sample_z(0, 2))
     everywhere = latents.layers_of(gan.generator, ["all"])
-    mixed = latents.mix(gan.generator, drawn[[0]], drawn[[1]], everywhere)
+    mixed = latents.mix(drawn[[0]], drawn[[1]], everywhere)
     assert torch.allclose(gan.generate(condition(1), mixed)[0], images[1:], atol=1e-4)
-    half = latents.mix(gan.generator, drawn[[0]], drawn[[1]], latents.layers_of(gan.generator, ["middle"]))
+    half = latents.mix(drawn[[0]], drawn[[1]], latents.layers_of(gan.generator, ["middle"]))
     half, _ = gan.generate(condition(1), half)
     assert (half - images[0]).abs().mean() > 0.01 and (half - images[1]).abs().mean() > 0.01
     for method in ("sefa", "pca"):
@@ -793,7 +793,7 @@ def test_a_galip_is_mixed_and_moved(galip):
     gan, condition = load(out), clip.encode(["a cat", "a dog"])
     images, drawn = gan.generate(condition, gan.sample_z(0, 2))
     everywhere = latents.layers_of(gan.generator, ["all"])
-    mixed = latents.mix(gan.generator, drawn[[0]], drawn[[1]], everywhere)
+    mixed = latents.mix(drawn[[0]], drawn[[1]], everywhere)
     assert torch.allclose(gan.generate(condition[0], mixed)[0], images[1:], atol=1e-4)
     for method in ("sefa", "pca"):
         directions = latents.directions(gan, method, everywhere, 2)

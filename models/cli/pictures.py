@@ -302,7 +302,7 @@ def edit(options: argparse.Namespace) -> None:
     if options.style is not None:
         style = source(options.style)
         style = drawn(style)[1] if style.styles is None else style
-        latent = latents.mix(gan.generator, drawn(latent)[1], style, layers, strength=options.strength)
+        latent = latents.mix(drawn(latent)[1], style, layers, strength=options.strength)
     for number, far in slides:
         direction = latents.directions(gan, options.method, layers, number)[number - 1 :]
         latent = latents.slide(latent, direction, direction.new_tensor([far]), layers, gan.generator.num_styles)

@@ -121,7 +121,7 @@ class PublishedGAN(AnyGAN):
         size = self.rows_at_once(batch_size, drawing=True)
         images, styles = in_parts(draw, len(latent), size, progress, lambda: None)
         looks = styles.new_zeros(len(styles), 0)
-        return images, replace(latent, styles=styles, looks=looks, truncation_psi=float(truncation_psi))
+        return images, replace(latent, styles=styles, looks=looks)
 
     @torch.no_grad()
     def score(
