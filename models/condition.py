@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 DEFAULT_TEMPLATE = 'This picture of "{prompt}" means in one word: "'
-DEFAULT_MAX_TOKENS = 32
+DEFAULT_MAX_TOKENS = 64
 
 _USE_RECIPE = "connect the GAN to the LLM Prompt Encoder so that it uses the GAN's recipe"
 
@@ -86,14 +86,17 @@ class Recipe:
         return cls(**values)
 
     def difference(self, other: Recipe) -> str | None:
-        """None where conditions of `other` serve a GAN that reads `self`, else a sentence: what differs, what to do."""
+        """None where conditions of `other` serve a GAN that reads `self`, else a sentence: what differs, what to do.
+
+        How long prompts may be is no difference: those that fit are read alike.
+        """
         if self.fingerprint != other.fingerprint or self.width != other.width:
             mine, theirs = self.model, other.model
             if mine == theirs:
                 mine, theirs = f"{mine} ({self.fingerprint})", f"another {theirs} ({other.fingerprint})"
             return (f"This GAN reads conditions of {mine}, layer {self.layer}; the prompt was encoded by {theirs}: "
                     f"load {mine} in Load LLM, or {_USE_RECIPE}.")
-        for name in ("layer", "template", "max_tokens", "pooling", "bos"):
+        for name in ("layer", "template", "pooling", "bos"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return (f"This GAN reads conditions of {self.model} with {name} {mine!r}; the prompt was encoded with "

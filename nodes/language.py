@@ -215,7 +215,7 @@ class PromptEncoder(io.ComfyNode):
                     min=8,
                     max=256,
                     advanced=True,
-                    tooltip="The longest expansion, in tokens. A GAN reads the first 32 or so of the whole text; what it"
+                    tooltip="The longest expansion, in tokens. A GAN reads the first 64 or so of the whole text; what it"
                     " leaves out of the prompt stands on the node.",
                 ),
                 LLM.Input("llm", optional=True, tooltip="The language model that reads the prompt, from Load LLM."),

@@ -106,7 +106,7 @@ class Bench:
         shape = GeneratorConfig.at(RESOLUTION, token_dim=self.model.width, concepts=concepts, chooses=1)
         gan = GAN(shape, DiscriminatorConfig(RESOLUTION), self.recipe)
         gan.discriminator.projected.features = self.frozen
-        dataset = build_dataset(self.training, shape, self.model, gan.condition_norm, self.cache)
+        dataset = build_dataset(self.training, gan, self.model, self.cache)
         gan.generator.memory.remember(dataset.pooled, dataset.concepts)
         fit_memory(gan.generator, dataset, seed)
         dataset.choose_by(gan.generator.memory)

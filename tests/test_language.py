@@ -749,7 +749,7 @@ def test_gemma_reads_chinese_and_english_alike(gemma):
 def test_gemma_default_recipe(gemma):
     recipe = gemma.recipe()
     assert (recipe.model, recipe.layer, recipe.width) == ("gemma-3-270m", 14, 640)
-    assert (recipe.bos, recipe.max_tokens) == (True, 32)
+    assert (recipe.bos, recipe.max_tokens) == (True, 64)
     assert recipe.template == 'This picture of "{prompt}" means in one word: "'
 
 

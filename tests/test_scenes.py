@@ -96,7 +96,7 @@ def setup(folder, tmp_path, count=400):
     gan = tiny_gan()
     pictures = read_pictures(read_folder(folder)[0], RESOLUTION)
     scenes = compose(pictures.examples, count)
-    dataset = build_dataset(pictures, gan.generator.config, Words(), gan.condition_norm, tmp_path, scenes)
+    dataset = build_dataset(pictures, gan, Words(), tmp_path, scenes)
     gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     return gan, dataset, pictures
 
@@ -215,7 +215,7 @@ def test_a_word_with_which_names_end_may_mean_any_of_them(tmp_path):
     pictures = Pictures(torch.zeros(len(names), 3, 8, 8, dtype=torch.uint8), things, [], torch.zeros(len(names), 1, 8, 8))
     gan = tiny_gan()
     scenes = compose(things, 400)
-    dataset = build_dataset(pictures, gan.generator.config, Words(), gan.condition_norm, tmp_path, scenes)
+    dataset = build_dataset(pictures, gan, Words(), tmp_path, scenes)
     assert dataset.meant[dataset.texts.index("heart")].tolist() == [0, 1]  # which is no caption, and was of no picture
     for scene in dataset.scenes:
         assert all(len(dataset.meant[caption]) for caption in scene.things)

@@ -81,7 +81,7 @@ def setup(folder, cache, seed=0):
     discriminator = DiscriminatorConfig(RESOLUTION, 16, mixed=(8, 8, 8, 8), hidden=16, embed=8, pixel_channels=(16, 16))
     gan = GAN(generator, discriminator, Reader().recipe())
     examples = [example for example in read_folder(folder)[0] if example.split == "train"]
-    dataset = build_dataset(read_pictures(examples, RESOLUTION), generator, Reader(), gan.condition_norm, cache)
+    dataset = build_dataset(read_pictures(examples, RESOLUTION), gan, Reader(), cache)
     gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     return gan, dataset
 
@@ -660,16 +660,14 @@ def test_looks_that_another_folder_taught_are_kept(folder, read):
 
 def test_captions_that_are_not_read_to_their_ends_are_named(folder, tmp_path, caplog):
     class Short(Reader):
-        def recipe(self):
-            return replace(super().recipe(), max_tokens=2)  # as many as it gives to every caption
-
-        def unread(self, caption):
+        def unread(self, caption, recipe):
             return caption.partition(", ")[2]
 
     gan, _ = setup(folder, tmp_path / "whole")
     assert not caplog.records
+    gan.recipe = replace(gan.recipe, max_tokens=2)  # as many as it gives to every caption
     examples = [example for example in read_folder(folder)[0] if example.split == "train"]
-    build_dataset(read_pictures(examples, RESOLUTION), gan.generator.config, Short(), gan.condition_norm, tmp_path / "cut")
+    build_dataset(read_pictures(examples, RESOLUTION), gan, Short(), tmp_path / "cut")
     assert caplog.messages[0].startswith("5 captions are longer than the 2 tokens that are read, as 'blue square, light', without")
 
 

@@ -8,7 +8,6 @@ over several of them can be written without end, and the pictures pasted togethe
 import hashlib
 import random
 from collections import Counter
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -131,9 +130,8 @@ def _vocabularies(examples: list[Example]) -> list[Vocabulary]:
             # What names end with: keywords, and where the language parts words by spaces those with which several do.
             endings = Counter(name[i:] for name in names for i in range(1, len(name)) if name[:i].endswith(language.space))
             words = {word for word, count in endings.items() if language.space and count > 1 and word.isalpha()}
-            made_of = " ".join(chain(language.media, *(kind.sentences for kind in language.kinds)))  # "left" is none of them
-            own = set(made_of.split() if language.space else made_of) | language.tints.keys()
-            kinds = sorted(endings.keys() & (related.keys() | words) - styled.keys() - own)
+            made_of = language.words | language.tints.keys()  # "left" is none of them
+            kinds = sorted(endings.keys() & (related.keys() | words) - styled.keys() - made_of)
             common += [kind for kind in kinds if len(kind) <= len(common[-1]) and kind.isalpha()]
             found.append(Vocabulary(language, styled, names, common, groups, kinds, colours_of_others(names, language)))
     return found

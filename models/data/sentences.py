@@ -1,15 +1,19 @@
 """What people say of things on a canvas, in English and Chinese: sentences without end, and what is meant by each.
 
 People list things with commas, ask politely, add adjectives and words of praise, write in capitals, or have a language model
-describe what they asked for. A reader learns what of all this says which things are there, where, and on what.
+describe what they asked for. A reader learns what of all this says which things are there, where, and on what. What can
+be said in few ways stands here; how else people put it, and why they ask, is collected in phrases.json.
 """
 
+import json
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
-TERSE = 0.45  # share of the sentences that are as short as can be: no article, and nothing of what follows
+TERSE = 0.4  # share of the sentences that are as short as can be: no article, and nothing of what follows
 ADJECTIVE = 0.12  # share of the things that have an adjective,
 TINTED = 0.33  # and that are given a colour, neither of which says what they are; and of those that a description
 REPEATED = 0.5  # names again with a colour, those that it gives the same one
@@ -17,14 +21,17 @@ TWO = 0.06  # of them those that have two, of which neither is the thing's,
 PLAIN = 0.6  # and those whose colour has a name of one word, the first of its names
 BARE = 0.3  # of the sentences that leave out articles,
 PLACED = 0.3  # that name what is behind the things: a colour, or a place that has one,
-ASKED = 0.12  # that say that a picture is asked for,
-DEPICTED = 0.2  # that say what kind of picture it is,
+ASKED = 0.2  # that say that a picture is asked for,
+EXPLAINED = 0.08  # or that say what for,
+DEPICTED = 0.25  # that say what kind of picture it is,
 PRAISED = 0.2  # that have words of praise around them,
+ADDRESSED = 0.08  # that begin by a word to whoever draws, and as many that end so,
 DESCRIBED = 0.12  # that are followed by a description of the same things,
 SPELT = 0.12  # and that are in capitals or end in a full stop
 MEASURES = "个个个只只只条条辆朵朵座棵本根把颗颗艘杯块瓶碗匹头架支件张片盒顶面位双"  # of Chinese, the more common the oftener
 ARTICLE = re.compile("(an?|the) +|[一1][个只条辆朵座棵本根把颗艘](?=.)", re.IGNORECASE)  # 一片式 has none
 RGB = tuple[int, int, int]
+PHRASES = json.loads(Path(__file__).with_name("phrases.json").read_text("utf-8"))  # by language and what they say
 WHITE = (255, 255, 255)
 COLOURS = {  # English and Chinese name -> RGB
     ("red", "红色"): (229, 72, 77), ("orange", "橙色"): (247, 140, 50), ("yellow", "黄色"): (255, 214, 72),
@@ -66,8 +73,8 @@ BOTTOM_LEFT, BOTTOM_RIGHT = Box(0.25, 0.75, 0.5), Box(0.75, 0.75, 0.5)
 
 class Kind(NamedTuple):
     """Sentences that mean the same: which thing stands in which box, in the order of mention. {0}, {1}, {2} are things, {0s} is
-    the first in the plural and {0n} without an article, {other} is one that is not there; {colour} and {hue} are what a {part}
-    of a thing has, which is not there for itself."""
+    the first in the plural and {0n} without an article, {other} is one that is not there; {tint} is the colour of the first;
+    {colour} and {hue} are what a {part} of a thing has, which is not there for itself."""
 
     weight: int
     places: tuple[tuple[int, Box], ...]
@@ -105,12 +112,17 @@ class Language(NamedTuple):
     stops: tuple[str, ...]  # between what is asked for and its description
     whole: Callable[[str], str]  # a description as a sentence of its own
     spelt: Callable[[str, random.Random], str]  # in capitals, or with a full stop
+    words: frozenset[str] = frozenset()  # of which the usual sentences are made, or characters where none parts words
+    clear: tuple[str, ...] = ()  # that there is no background
+    explained: tuple[str, ...] = ()  # what a picture is for; {other} is not there
+    heads: tuple[str, ...] = ()
+    tails: tuple[str, ...] = ()
 
 
 def _english_one(name: str, pick: random.Random) -> str:
     kind = pick.random()
     if name.endswith("s") and not name.endswith("ss") or not name[0].isalpha():
-        return f"a pair of {name}" if kind < 0.1 and name[0].isalpha() else name
+        return f"{'a pair of' if kind < 0.15 else 'some'} {name}" if kind < 0.25 and name[0].isalpha() else name
     if kind < 0.15:
         return f"the {name}"
     if kind < 0.25:
@@ -139,6 +151,11 @@ def _plural(name: str) -> str | None:
     return f"{name[:-1]}ies" if name.endswith("y") and name[-2:-1] not in "aeiou" else f"{name}s"
 
 
+def _mostly(usual: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """The usual ones, and others that together are picked no more often."""
+    return (*usual * -(-len(others) // len(usual)), *others)
+
+
 def _english_spelt(text: str, pick: random.Random) -> str:
     return pick.choice((str.capitalize, str.upper, str.title, lambda x: f"{x}.", _english_whole))(text)
 
@@ -153,9 +170,42 @@ _THREE = ((0, TOP_LEFT), (1, TOP_RIGHT), (2, BOTTOM))
 _TWICE, _THRICE = ((0, LEFT), (0, RIGHT)), ((0, TOP_LEFT), (0, TOP_RIGHT), (0, BOTTOM))
 _TWO_ABOVE, _TWO_BELOW = ((0, TOP_LEFT), (0, TOP_RIGHT), (1, BOTTOM)), ((0, BOTTOM_LEFT), (0, BOTTOM_RIGHT), (1, TOP))
 _ABOVE_TWO = ((0, TOP), (1, BOTTOM_LEFT), (1, BOTTOM_RIGHT))
+_BELOW_TWO = ((0, BOTTOM), (1, TOP_LEFT), (1, TOP_RIGHT))
 _BETWEEN, _AMIDST = ((0, TOP), (1, BOTTOM_LEFT), (2, BOTTOM_RIGHT)), ((0, BOTTOM_LEFT), (1, BOTTOM_RIGHT), (2, TOP))
 
-ENGLISH = Language(
+
+def _enriched(name: str, language: Language) -> Language:
+    """The language with what is collected of it in phrases.json, of which no more is said than of the usual."""
+    phrases = {kind: tuple(said) for kind, said in PHRASES[name].items()}
+    usual = " ".join(chain(language.media, *(kind.sentences for kind in language.kinds)))
+    return language._replace(
+        kinds=(*language.kinds, *_collected(phrases)),
+        media=_mostly(language.media, phrases["media"]),
+        asked=_mostly(language.asked, phrases["asked"]),
+        coloured=_mostly(language.coloured, phrases["coloured"]),
+        words=frozenset(usual.split() if language.space else usual),
+        clear=phrases["clear"],
+        explained=phrases["context"],
+        heads=phrases["heads"],
+        tails=phrases["tails"],
+    )
+
+
+def _collected(phrases: dict[str, tuple[str, ...]]) -> Iterator[Kind]:
+    """What is said in these ways of one thing, or of several, whichever of them is mentioned first."""
+    for name, weight, first, *other in (
+        ("alone", 5, _SINGLE), ("tinted", 2, _SINGLE), ("without", 2, _SINGLE), ("two", 8, _SIDE_BY_SIDE, _SIDE_BY_SIDE),
+        ("left_of", 2, _SIDE_BY_SIDE, _EXCHANGED), ("above", 3, _ABOVE, _BELOW), ("twice", 2, _TWICE), ("thrice", 2, _THRICE),
+        ("three", 4, _THREE), ("two_and_one", 2, _TWO_ABOVE, _BELOW_TWO), ("one_and_two", 2, _ABOVE_TWO, _TWO_BELOW),
+    ):  # fmt: skip
+        ordered = [sentence for sentence in phrases[name] if re.search(r"{(\d)", sentence)[1] == "0"]
+        yield Kind(weight, first, tuple(ordered))
+        exchanged = [re.sub(r"{([01])", lambda slot: f"{{{1 - int(slot[1])}", x) for x in phrases[name] if x not in ordered]
+        if exchanged:
+            yield Kind(1, *other, tuple(exchanged))
+
+
+ENGLISH = _enriched("en", Language(
     kinds=(
         Kind(10, _SINGLE, (*30 * ("{0}",), "({0}:1.3)", "(({0}))", "just {0}", "only {0}")),
         Kind(2, _SINGLE, ("{0} with a {colour} {part}", "{0} with {colour} {part}s",
@@ -275,8 +325,8 @@ ENGLISH = Language(
     stops=(". ",),
     whole=_english_whole,
     spelt=_english_spelt,
-)  # fmt: skip
-CHINESE = Language(
+))  # fmt: skip
+CHINESE = _enriched("zh", Language(
     kinds=(
         Kind(10, _SINGLE, (*20 * ("{0}",), "只有{0}", "({0}:1.3)")),
         Kind(2, _SINGLE, ("有{colour}{part}的{0}", "{0}有{colour}的{part}", "{colour}{part}的{0}", "带{colour}{part}的{0}",
@@ -359,7 +409,7 @@ CHINESE = Language(
     stops=("。", ". "),
     whole=lambda text: text,
     spelt=lambda text, pick: f"{text}。",
-)  # fmt: skip
+))  # fmt: skip
 
 
 def is_chinese(text: str) -> bool:
@@ -398,6 +448,12 @@ class Painter:
             return pick.choice(self.language.two).replace("{tint}", word).replace("{hue}", other).replace("{}", noun)
         self.given[thing] = word
         return pick.choice(self.language.tinted).replace("{tint}", word).replace("{}", noun)
+
+    def apart(self) -> str | None:
+        """A colour for the first thing, to be said apart from its noun; None where it cannot be given any, or none shall be."""
+        words = [word for word in self.words[0] if self.language.space or word.endswith("色")]
+        self.given[0] = self.pick.choice(words) if words and self.often else None
+        return self.given[0]
 
     def word_for_all(self) -> str | None:
         """A colour for all things that have none yet, None where one of them cannot be given it, or none shall be given."""
@@ -455,10 +511,7 @@ def say(
     things = [without_article(thing) for thing in things]
     painter = Painter(language, things, never, tinted, pick)
     terse = pick.random() < TERSE
-    if "{other}" in sentence:
-        other = without_article(pick.choice([name for name in others if name not in things]))
-        sentence = sentence.replace("{other}", language.one(other, pick) if pick.random() < 0.5 else other)
-    text = _named(sentence, things, painter, terse)
+    text = _named(_with_other(sentence, things, others, language, pick), things, painter, terse)
     if text is None:
         return None
     if pick.random() < DEPICTED:
@@ -467,16 +520,21 @@ def say(
         return Said(text + manner, WHITE, painter.tints())
     background = WHITE
     if placed := pick.random() < PLACED:
-        if pick.random() < 0.5:
+        kind = pick.random()
+        if kind < 0.4:
             name, background = pick.choice(list(language.colours.items()))
             text = pick.choice(language.coloured).replace("{colour}", name).replace("{}", text)
+        elif kind < 0.6:
+            text = pick.choice(language.clear).replace("{}", text)
         else:
             place, background = _ground(language, pick)
             standing = pick.choice(language.standing).replace("{bare}", place.removeprefix(language.at))
             text = standing.replace("{place}", place).replace("{}", text)
-    if pick.random() < ASKED:
-        text = pick.choice(language.asked).replace("{}", text)
     text += manner
+    if (kind := pick.random()) < ASKED:
+        text = pick.choice(language.asked).replace("{}", text)
+    elif kind < ASKED + EXPLAINED:
+        text = _with_other(pick.choice(language.explained), things, others, language, pick).replace("{}", text)
     if pick.random() < PRAISED:
         words = pick.sample(language.praise, pick.randint(1, 4))
         before = pick.randint(0, len(words)) if pick.random() < 0.5 else 0
@@ -485,24 +543,40 @@ def say(
         sentence, behind = _described(things, painter, without_article(pick.choice(others)), not placed)
         text += pick.choice(language.stops) + sentence
         background = background if placed else behind
+    if pick.random() < ADDRESSED:
+        text = f"{pick.choice(language.heads)}{language.space}{text}"
+    if pick.random() < ADDRESSED:
+        text = f"{text}{pick.choice((language.comma, *language.stops, ' '))}{pick.choice(language.tails)}"
     if pick.random() < SPELT:
         text = language.spelt(text, pick)
     return Said(text, background, painter.tints())
 
 
+def _with_other(sentence: str, things: list[str], others: list[str], language: Language, pick: random.Random) -> str:
+    """The sentence with a thing that is not there, if it speaks of one."""
+    if "{other}" not in sentence:
+        return sentence
+    other = without_article(pick.choice([name for name in others if name not in things]))
+    return sentence.replace("{other}", language.one(other, pick) if pick.random() < 0.5 else other)
+
+
 def _named(sentence: str, things: list[str], painter: Painter, terse: bool) -> str | None:
-    """The sentence about the things; None where one of them has no plural that a rule finds."""
+    """The sentence about the things; None where one of them has no plural that a rule finds, or cannot be given the colour that
+    the sentence says."""
     language, pick = painter.language, painter.pick
     bare = terse or pick.random() < BARE
+    if says_tint := "{tint}" in sentence:
+        if (word := painter.apart()) is None:
+            return None
+        sentence = sentence.replace("{tint}", word)
     for i, thing in enumerate(things):
         words = [pick.choice(language.adjectives)] if not terse and pick.random() < ADJECTIVE else []
-        plural = f"{{{i}s}}" in sentence
-        noun = language.many(thing) if plural else thing
-        if noun is None:
-            return None
-        named = language.space.join([*words, painter.named(i, noun)])
-        sentence = sentence.replace(f"{{{i}s}}", named).replace(f"{{{i}n}}", named)
-        sentence = sentence.replace(f"{{{i}}}", named if bare else language.one(named, pick))
+        for slot in sorted(set(re.findall(f"{{{i}[sn]?}}", sentence))):
+            noun = language.many(thing) if slot.endswith("s}") else thing
+            if noun is None:
+                return None
+            named = language.space.join([*words, noun if says_tint else painter.named(i, noun)])
+            sentence = sentence.replace(slot, named if bare or slot != f"{{{i}}}" else language.one(named, pick))
     return _filled(sentence, language, pick)
 
 

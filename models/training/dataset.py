@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..condition import Recipe
 from ..data.folder import Example, Pictures
 from ..data.scenes import MAX_THINGS, Scene, paste
 from ..data.sentences import RGB, WHITE, WHOLE
-from ..gan import ConditionNorm
-from ..generator import GeneratorConfig
+from ..gan import GAN
 from ..language.model import LanguageModel
 from ..layout import Layout
 from ..memory import SHOWN_BEFORE, ConceptMemory
@@ -239,18 +239,17 @@ class Dataset:
 
 def build_dataset(
     read: Pictures,
-    config: GeneratorConfig,
+    gan: GAN,
     model: LanguageModel,
-    norm: ConditionNorm,
     cache: Path,
     scenes: Sequence[Scene] = (),
     fit: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """The pictures, and scenes of them, with every caption encoded once (kept in `cache`), and `norm` fitted to those of the
-    pictures.
+    """The pictures, and scenes of them, with every caption encoded once as `gan` reads it (kept in `cache`), and its condition
+    norm fitted to those of the pictures. A scene of which it would not read all is left out.
 
-    `fit` is False where `norm` comes from a run that goes on: whitening is unique up to a rotation only, and the networks
+    `fit` is False where the norm comes from a run that goes on: whitening is unique up to a rotation only, and the networks
     have learnt that one.
     """
     examples = read.examples
@@ -261,8 +260,11 @@ def build_dataset(
     said = {text for scene in scenes for text in (scene.text, *(thing.caption for thing in scene.things))}
     texts += sorted(said - index.keys())
     index |= {text: i for i, text in enumerate(texts)}
-    tokens, lengths, pooled = _conditions(texts, model, cache, progress)
-    _warn_of_unread([text for text, length in zip(texts[:alone], lengths) if length == model.recipe().max_tokens], model)
+    recipe, config, norm = gan.recipe, gan.generator.config, gan.condition_norm
+    tokens, lengths, pooled = _conditions(texts, model, recipe, cache, progress)
+    longest = [text for text, length in zip(texts, lengths) if length == recipe.max_tokens]
+    unread = {text: rest for text in longest if (rest := model.unread(text, recipe))}
+    _warn_of_unread({text: rest for text, rest in unread.items() if index[text] < alone}, recipe)
     ends = lengths.cumsum(0).tolist()
     if fit:
         norm.fit(tokens[: ends[alone - 1]], pooled[:alone])
@@ -294,18 +296,17 @@ def build_dataset(
         [[index[text] for text in group] for group in concepts.values()],
         [number.get(example.captions, -1) for example in examples],
         read.opacity,
-        [_row(scene, index) for scene in scenes],
+        [_row(scene, index) for scene in scenes if scene.text not in unread],
     )
 
 
-def _warn_of_unread(longest: Sequence[str], model: LanguageModel) -> None:
-    """Say what is not read of the captions that have as many tokens as are read."""
-    ends = {caption: rest for caption in longest if (rest := model.unread(caption))}
+def _warn_of_unread(ends: dict[str, str], recipe: Recipe) -> None:
+    """Say of captions which ends of them are not read."""
     if ends:
         log.warning(
             "%d captions are longer than the %d tokens that are read, as %r, without its %r: let what tells pictures apart "
             "come first.",
-            len(ends), model.recipe().max_tokens, *next(iter(ends.items())),
+            len(ends), recipe.max_tokens, *next(iter(ends.items())),
         )  # fmt: skip
 
 
@@ -328,10 +329,12 @@ def concepts_of(examples: list[Example]) -> dict[tuple[str, ...], list[str]]:
     return dict(found[i] for i in kept)
 
 
-def _conditions(texts: list[str], model: LanguageModel, cache: Path, progress) -> tuple[Tensor, Tensor, Tensor]:
+def _conditions(
+    texts: list[str], model: LanguageModel, recipe: Recipe, cache: Path, progress
+) -> tuple[Tensor, Tensor, Tensor]:
     """The raw states of `texts`: tokens [all,C] in bf16, how many each text has [M], pooled [M,C]; from `cache` as far as it
     holds them, read by this recipe."""
-    recipe, parts = model.recipe(), []
+    parts = []
     for start in range(0, len(texts), PART):
         part = texts[start : start + PART]
 

@@ -163,7 +163,7 @@ def distill_folder(
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     torch.manual_seed(config.seed)
     student = make_student(master, shape, out.stem)
-    dataset = build_dataset(pictures, shape, model, student.condition_norm, run / "cache", scenes, False, progress)
+    dataset = build_dataset(pictures, student, model, run / "cache", scenes, False, progress)
     del model
     lessons = Lessons(**{field.name: getattr(dataset, field.name) for field in fields(dataset)}, teacher=master.generator)
     try:

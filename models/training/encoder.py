@@ -208,7 +208,7 @@ def train_encoder_folder(
     pictures = read_pictures(examples, gan.resolution, run / "cache", progress)
     report_skipped(run, skipped + pictures.skipped)
     scenes = compose(pictures.examples, config.scenes) if gan.generator.config.things else []
-    dataset = build_dataset(pictures, gan.generator.config, model, gan.condition_norm, run / "cache", scenes, False, progress)
+    dataset = build_dataset(pictures, gan, model, run / "cache", scenes, False, progress)
     del model
     if gan.generator.config.chooses:
         dataset.choose_by(gan.generator.memory)

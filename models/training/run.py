@@ -120,11 +120,11 @@ def train_folder(
         licenses=sorted({e.license for e in pictures.examples if e.license} | set(start.card.licenses if start else ())),
         images_seen=0 if start is None else start.card.images_seen,
     )
-    gan = GAN(generator, judge_for(generator, start), model.recipe(), card)
+    gan = GAN(generator, judge_for(generator, start), start.recipe if resume else model.recipe(), card)
     if start is not None:
         _take_over(gan, start)
     gan.discriminator.projected.features = features
-    dataset = build_dataset(pictures, generator, model, gan.condition_norm, run / "cache", scenes, start is None, progress)
+    dataset = build_dataset(pictures, gan, model, run / "cache", scenes, start is None, progress)
     if start is None:
         gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     elif generator.concepts:
