@@ -122,9 +122,10 @@ def save_gan(
             tensors[name], tensors[name + SCALE] = quantise(tensor.detach().cpu())
         else:
             tensors[name] = tensor.detach().to("cpu", torch.float32 if name.startswith(FULL_PRECISION) else kept).contiguous()
+    encoder = _encoder_tensors(gan, path, kept) if gan.encoder is not None and judged else None
     save_tensors(tensors, path, metadata_of(gan, "2" if dtype == torch.int8 else "1", judged, preview))
-    if gan.encoder is not None and judged:
-        save_encoder(gan, path, kept)
+    if encoder is not None:
+        _write_encoder(gan, path, encoder, tensors["generator.canvas.bias"])
     return path
 
 
@@ -155,13 +156,25 @@ def note_metrics(path: Path, metrics: dict[str, float]) -> None:
 
 
 def save_encoder(gan: GAN, path: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """Write the encoder of `gan` beside the checkpoint `path` of the same GAN; returns where."""
-    place = encoder_path(path)
+    """Write the encoder of `gan` beside the checkpoint `path` of the same GAN; returns where. ValueError where its numbers are
+    not finite: an old file stays."""
+    return _write_encoder(gan, path, _encoder_tensors(gan, path, dtype), gan.generator.canvas.bias)
+
+
+def _encoder_tensors(gan: GAN, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the file of the encoder beside `path` is to hold; ValueError where that is not finite."""
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in gan.encoder.state_dict().items()}
+    check_finite(tensors, encoder_path(path))
+    return tensors
+
+
+def _write_encoder(gan: GAN, path: Path, tensors: dict[str, Tensor], bias: Tensor) -> Path:
+    """Write them, for a GAN whose canvas has this `bias` in the checkpoint: rounded there, it makes another mark."""
+    place = encoder_path(path)
     metadata = {
         "llm_gan_encoder": ENCODER_VERSION,
         "encoder": json.dumps(asdict(gan.encoder.config)),
-        "gan": _mark(gan.generator.canvas.bias),
+        "gan": _mark(bias),
     }
     save_tensors(tensors, place, metadata)
     return place
@@ -302,6 +315,13 @@ def fill(network: nn.Module, path: Path, device: torch.device | str, convert: Ca
             if not is_finite(tensors[name]):
                 raise ValueError(f"{path.name}: {name} holds values that are not finite, so the file is damaged or diverged.")
     network.load_state_dict(tensors, assign=True)
+
+
+def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """ValueError, before `path` is written, where a number that it is to hold is not finite: no such file is ever loaded."""
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise ValueError(f"{path.name} is not written: {name} holds values that are not finite, so its training diverged.")
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -20,6 +20,7 @@ NOISE = (0.1, 0.6)  # standard deviation, of pixels in -1..1
 BLUR = (0.7, 3.0)  # standard deviation in pixels
 SHRINK = (2, 8)  # times
 QUALITY = (5, 40)  # of JPEG
+FAINT = 0.03  # deviation of noise that can just be seen
 
 
 def blur(images: Tensor, sigmas: Tensor) -> Tensor:
@@ -69,6 +70,17 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     read = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
     return read.to(image.device, image.dtype).div(127.5).sub(1)
+
+
+def spoil(images: Tensor, noise: Tensor, kind: Tensor, strength: Tensor) -> Tensor:
+    """images [B,3,R,R] -> what nobody would take for one of them: noisy, by noise [B,3,R,R] ~ N(0,I), blurred, or with a ghost
+    of the next one, as kind [B] says, more or less as strength [B] does, both ~ U(0,1) and on the CPU."""
+    kind, strength = kind[:, None, None, None].to(images.device), strength.to(images.device)[:, None, None, None]
+    noisy = (images + FAINT * (NOISE[1] / FAINT) ** strength * noise).clamp(-1, 1)
+    blurred = blur(images, BLUR[0] + (BLUR[1] - BLUR[0]) * strength[:, 0, 0, 0])
+    ghostly = torch.lerp(images, images.roll(1, 0), 0.2 + 0.3 * strength)
+    ghosts = 0.75 if len(images) > 1 else 1.0
+    return torch.where(kind < 0.5, noisy, torch.where(kind < ghosts, blurred, ghostly))
 
 
 def hole(size: int, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ A convolutional network looks at the small picture and gives four pixels in the 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import file_metadata, fill, json_object, read_card, unfilled
+from .checkpoint import check_finite, file_metadata, fill, json_object, read_card, unfilled
 from .gan import CACHED, Card
 from .generator import bilinear
 from .linear import without_tf32
@@ -65,13 +65,15 @@ class Enlarger(nn.Module):
 def enlarge(enlarger: Enlarger, images: Tensor, times: int, progress: Callable[[int, int], None] | None = None) -> Tensor:
     """images [N,H,W,3] in 0..1, or [N,H,W,4] with opacity -> [N,times·H,times·W,3 or 4] in 0..1, fp32 on the CPU.
 
-    `times` is 2, 4 or 8. Pictures are computed in strips, in little memory, to the same numbers as at once. `progress(done,
-    total)` is told after every strip how many pixels were looked at, of how many, and may raise to stop. ValueError where the
-    result would be too large, or `times` is another.
+    `times` is 2, 4 or 8. Pictures are computed in strips, to the same numbers as at once, and beside the result there is at
+    most one of them at half its size: most of the memory is the result's. `progress(done, total)` is told after every strip how
+    many pixels were looked at, of how many, and may raise to stop. ValueError where the result would be too large, or `times`
+    is another.
     """
     check_times(times, max(images.shape[1:3]))
-    device, whole, doublings = enlarger.first.weight.device, [], times.bit_length() - 1
+    device, doublings = enlarger.first.weight.device, times.bit_length() - 1
     count, height, width, channels = images.shape
+    result = torch.empty(count, times * height, times * width, channels)
     done, total = 0, count * (2 if channels == 4 else 1) * height * width * sum(4**n for n in range(doublings))
 
     def report(pixels: int) -> None:
@@ -80,14 +82,21 @@ def enlarge(enlarger: Enlarger, images: Tensor, times: int, progress: Callable[[
         if progress is not None:
             progress(done, total)
 
-    for image in images.split(1):
-        planes = [on_white(image), *([image[..., 3:].expand(-1, -1, -1, 3)] if image.shape[3] == 4 else [])]
-        x = to_network(torch.cat(planes)).to(device)
-        for _ in range(doublings):
-            x = torch.cat([_in_strips(enlarger, plane, report) for plane in x.split(1)])
-        colours, *opacity = from_network(x).cpu().split(1)
-        whole.append(_seen_through(colours, opacity[0].mean(3, keepdim=True)) if opacity else colours)
-    return torch.cat(whole)
+    def large(plane: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """plane [1,H,W,3] in 0..1, enlarged: rows, and what is there [1,rows,times·W,3], on the CPU."""
+        x = to_network(plane).to(device)
+        for _ in range(doublings - 1):
+            x = _doubled(enlarger, x, report)
+        for rows, strip in _strips(enlarger, x, report):
+            yield rows, from_network(strip).cpu()
+
+    for image, whole in zip(images.split(1), result.split(1)):
+        for rows, colours in large(on_white(image)):
+            whole[:, rows, :, :3] = colours
+        if channels == 4:
+            for rows, opacity in large(image[..., 3:].expand(-1, -1, -1, 3)):
+                whole[:, rows] = _seen_through(whole[:, rows, :, :3], opacity.mean(3, keepdim=True))
+    return result
 
 
 def check_times(times: int, side: int) -> None:
@@ -105,24 +114,31 @@ def _seen_through(on_white: Tensor, opacity: Tensor) -> Tensor:
     return white_where_clear(torch.cat([colours.clamp(0, 1), opacity], 3))
 
 
-def _in_strips(enlarger: Enlarger, x: Tensor, report: Callable[[int], None]) -> Tensor:
-    """As `enlarger` does [1,3,H,W], from as many rows at a time as a CPU's cache holds the features of; `report` is told their
-    pixels."""
+def _doubled(enlarger: Enlarger, x: Tensor, report: Callable[[int], None]) -> Tensor:
+    """[1,3,H,W] -> [1,3,2H,2W], as `enlarger` does, in strips."""
+    doubled = x.new_empty(1, 3, 2 * x.shape[2], 2 * x.shape[3])
+    for rows, strip in _strips(enlarger, x, report):
+        doubled[:, :, rows] = strip
+    return doubled
+
+
+def _strips(enlarger: Enlarger, x: Tensor, report: Callable[[int], None]) -> Iterator[tuple[slice, Tensor]]:
+    """What `enlarger` makes of [1,3,H,W], from as many rows at a time as a CPU's cache holds the features of: the rows of each
+    strip at the double size, and it. `report` is told the pixels that were looked at, once a strip was taken."""
     height, width, reach = *x.shape[2:], enlarger.reach
     rows = max(CACHED // (4 * enlarger.config.channels * width), 4 * reach)
-    strips = []
     for top in range(0, height, rows):
         above, below = max(top - reach, 0), min(top + rows + reach, height)
         strip = enlarger(x[:, :, above:below])
         bottom = min(top + rows, height)
-        strips.append(strip[:, :, 2 * (top - above) : 2 * (bottom - above)].clamp(-1, 1))
+        yield slice(2 * top, 2 * bottom), strip[:, :, 2 * (top - above) : 2 * (bottom - above)].clamp(-1, 1)
         report((bottom - top) * width)
-    return torch.cat(strips, 2)
 
 
 def save_enlarger(enlarger: Enlarger, path: Path) -> Path:
-    """Write it to `path`, as fp16, with its card. Complete or not at all."""
+    """Write it to `path`, as fp16, with its card. Complete or not at all; ValueError where its numbers are not finite."""
     tensors = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in enlarger.state_dict().items()}
+    check_finite(tensors, path)
     described = {"enlarger": asdict(enlarger.config), "card": asdict(enlarger.card)}
     save_tensors(
         tensors, path, {"llm_gan_enlarger": VERSION} | {k: json.dumps(v, ensure_ascii=False) for k, v in described.items()}

@@ -28,6 +28,7 @@ MOST_PSI = 2.0  # truncation, beyond which nothing is drawn that anybody would w
 TOKENS = 8  # a GPU's prompts are padded to multiples of so many, which makes fewer kinds of recording
 FITTED = 2**14  # tokens at a time of which the mean and deviation are taken
 OTHERS = "it draws, walks, mixes and scores; for all else take a GAN that LLM-GAN trained."
+FLAT = 1e-3  # a deviation, of standardised states, in which captions do not differ
 STATE_BOUND = 8.0  # normalised states beyond this many deviations are outliers of single dimensions, not meaning
 
 
@@ -61,11 +62,12 @@ class ConditionNorm(nn.Module):
         std = pooled.std(0, correction=0).clamp(min=1e-6)
         standard = (pooled - mean) / std
         _, values, vectors = torch.linalg.svd(standard, full_matrices=False)
-        rank = min(self.whitening.shape[1], len(values))
-        deviations = (values[:rank] / len(pooled) ** 0.5).clamp(min=1e-3)
+        deviations = values / len(pooled) ** 0.5
+        # Of few captions the last component is what rounding left: whitened, it would shout over all others in a new prompt.
+        rank = min(self.whitening.shape[1], int((deviations > FLAT).sum()))
         self.pooled_mean.copy_(mean)
         self.whitening.zero_()
-        self.whitening[:, :rank] = vectors[:rank].t() / std[:, None] / deviations
+        self.whitening[:, :rank] = vectors[:rank].t() / std[:, None] / deviations[:rank]
 
     def forward(self, tokens: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [B,T,C], pooled [B,C], raw -> tokens [B,T,C], pooled [B,P] in about -8..8, fp32."""

@@ -11,7 +11,7 @@ from .condition import Condition
 from .encoder import find
 from .gan import GAN, Latent, check_ours, in_parts
 from .generator import Text
-from .pictures import from_network, on_white, square, to_network
+from .pictures import fitted, from_network, masks, on_white, square, to_network
 from .training.losses import feature_distances
 from .tuples import each
 
@@ -78,12 +78,13 @@ def invert(
     progress: Progress | None = None,
     batch_size: int = 16,
 ) -> Latent:
-    """The latent [N] from which `gan` draws images [N,H,W,3] or [N,H,W,4] in 0..1, any size, those that are not square centred
-    on white, given condition [N] or [1].
+    """The latent [N] from which `gan` draws images [N,H,W,1, 3 or 4] in 0..1, any size, those that are not square centred on
+    white, given condition [N] or [1].
 
     The encoder finds it in one pass; `steps` of optimisation bring it nearer (minimising pixel and feature distance over z,
     style and sketch offsets, as Image2StyleGAN does, Abdal et al. 2019, arXiv 1904.03189, eq. 1). mask [N,H,W] or [1,H,W], of
-    any size, is 1 where the picture is not to be looked at. Of every picture the best that was seen is kept.
+    any size, is 1 where the picture is not to be looked at (`pictures.fitted` says what counts). Of every picture the best that
+    was seen is kept.
     Runs `batch_size` at a time, in halves where memory runs out. `progress` is told how many steps of how many there are for
     all the pictures, and may return True to stop there; without steps, how many pictures of how many are seen.
     Raises ValueError where the GAN was saved without its discriminator, or has no encoder and is given no steps, or condition
@@ -97,7 +98,7 @@ def invert(
     if mask is not None:
         check_mask(mask, len(images))
         lost = square(fitted(mask, *images.shape[1:3]).permute(0, 2, 3, 1), around=0.0)
-        known = (to_network(lost, gan.resolution) < 0).to(target).expand_as(known)
+        known = (to_network(lost, gan.resolution) == -1).to(target).expand_as(known)  # a pixel with no part in what is lost
     with torch.no_grad():
         text = gan.read(condition.to(gan.device))
     stopped, names = False, []
@@ -123,14 +124,9 @@ def invert(
 
 
 def check_mask(mask: Tensor, count: int) -> None:
-    """ValueError where mask [M,H,W] is neither one for all of `count` pictures nor one for each."""
-    if len(mask) not in (1, count):
-        raise ValueError(f"{count} pictures and {len(mask)} masks: give one mask, or one for each picture.")
-
-
-def fitted(mask: Tensor, height: int, width: int) -> Tensor:
-    """mask [M,h,w] of any size at that of the pictures that it is for: [M,1,H,W], 0 or 1."""
-    return (F.interpolate(mask[:, None].float(), (height, width)) > 0.5).float()
+    """ValueError where `mask` is none as `masks` takes it, or neither one for all of `count` pictures nor one for each."""
+    if (given := len(masks(mask))) not in (1, count):
+        raise ValueError(f"{count} pictures and {given} masks: give one mask, or one for each picture.")
 
 
 def for_images(gan: GAN, condition: Condition, count: int) -> Condition:

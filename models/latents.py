@@ -26,8 +26,9 @@ from .tint import given
 
 RANGES = {"coarse": (4, 8), "middle": (16, 32), "fine": (64, math.inf)}  # pixels of the convolutions, as StyleGAN divides them
 EASINGS = ("linear", "smooth")
+PER_THING = ("style_shift", "look_shift", "sketch_shift", "tints")  # parts of a latent that tell things apart
 LATENT_FILE = ".latent.safetensors"
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "2")  # a file says the latter only where it holds a look_shift: older versions read others
 MOST = 4096  # latents of one file or walk
 
 
@@ -74,9 +75,11 @@ def _added(own: Tensor | None, shift: Tensor) -> Tensor:
 
 
 def join(latents: Sequence[Latent]) -> Latent:
-    """Latents one after the other; edits that some lack are none there, and without a background they have their prompts'."""
+    """Latents one after the other; edits that some lack are none there, and without a background they have their prompts'.
+    ValueError where they are of different GANs."""
+    _check_alike(latents)
     joined = {"z": torch.cat([latent.z for latent in latents])}
-    for name in ("style_shift", "look_shift", "sketch_shift", "tints"):
+    for name in PER_THING:
         shifts = [getattr(latent, name) for latent in latents]
         if there := [shift for shift in shifts if shift is not None]:
             most, shape = _things_of(there), there[0].shape[2:]
@@ -233,7 +236,7 @@ def save_latent(latent: Latent, path: Path, gan: AnyGAN, note: str = "") -> Path
     if path.exists():
         raise FileExistsError(f"{path} is there already: choose another name, or move it away.")
     metadata = {
-        "llm_gan_latent": FORMAT_VERSION,
+        "llm_gan_latent": FORMAT_VERSIONS[latent.look_shift is not None],
         "gan": gan.card.name,
         "recipe": json.dumps(gan.recipe.to_dict()),
         "note": note,
@@ -254,7 +257,10 @@ def load_latent(path: Path) -> tuple[Latent, dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
-            if metadata.get("llm_gan_latent") != FORMAT_VERSION or not {"z"} <= names <= LATENT_DIMENSIONS.keys():
+            version = metadata.get("llm_gan_latent", "")
+            if version.isdecimal() and version not in FORMAT_VERSIONS:
+                raise ValueError(f"{path.name} was written by a newer LLM-GAN: update it.")
+            if version not in FORMAT_VERSIONS or not {"z"} <= names <= LATENT_DIMENSIONS.keys():
                 raise ValueError(f"{path.name} is no latent saved by LLM-GAN: take one from Save GAN Latent.")
             count, *_ = file.get_slice("z").get_shape() or [0]
             if not 1 <= count <= MOST:
@@ -286,6 +292,14 @@ def _places(keys: int, frames: int, easing: str, loop: bool) -> tuple[list[int],
     if easing == "smooth":
         share = share * share * (3 - 2 * share)
     return leg.tolist(), ((leg + 1) % keys).tolist(), share.float()
+
+
+def _check_alike(latents: Sequence[Latent]) -> None:
+    """ValueError where a part of latents has rows of different shapes, but for how many things they tell apart."""
+    for name in LATENT_DIMENSIONS:
+        parts = [part for latent in latents if (part := getattr(latent, name)) is not None]
+        if len({part.shape[2 if name in PER_THING else 1 :] for part in parts}) > 1:
+            raise ValueError(f"These latents are of different GANs, their {name} differ in shape: take those of one.")
 
 
 def _lerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

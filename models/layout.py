@@ -5,8 +5,7 @@ generator see one canvas. BlobGAN (Epstein et al. 2022, arXiv 2205.02837) compos
 own in this way; there the layout comes from noise, here from the prompt, and is learnt from prompts alone.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -140,8 +139,9 @@ class LayoutReader(nn.Module):
         x = self.from_tokens(tokens) + _positions(length, self.queries.shape[1], tokens)
         x = torch.cat([self.queries.expand(batch, -1, -1), self.from_pooled(pooled)[:, None], x], 1)
         before = x.shape[1] - length
-        with _plainly_on_gpu(x):
-            x = self.layers(x, src_key_padding_mask=~F.pad(mask, (before, 0), value=True))
+        for layer in self.layers.layers:  # on a GPU without torch's fused layer, whose tanh GELU would move every thing
+            layer.activation_relu_or_gelu = 2 if x.device.type == "cpu" else 0
+        x = self.layers(x, src_key_padding_mask=~F.pad(mask, (before, 0), value=True))
         things, scene, words = x[:, : self.things], x[:, self.things], x[:, before:]
 
         def pointed_at(point: Linear) -> Tensor:
@@ -186,21 +186,10 @@ class Reading(NamedTuple):
             likeliest = self.tints.argmax(2)
             given = there & (likeliest > 0)
             tints = torch.cat([given[:, :, None], self.palette[(likeliest - 1).clamp(min=0)]], 2)
+        centre, side = self.boxes[rows, last].split((2, 1), 2)
         alone = (last == 0)[:, None, None]  # which has the whole canvas, as where all things are
-        boxes = torch.where(alone, self.boxes.new_tensor([0.5, 0.5, 1.0]), self.boxes[rows, last])
+        boxes = torch.cat([torch.where(alone, 0.5, centre), torch.where(alone, 1.0, side)], 2)
         return Layout(self.pooled, boxes, there, background, tints)
-
-
-@contextmanager
-def _plainly_on_gpu(x: Tensor) -> Iterator[None]:
-    """Where x is not on a CPU, without torch's fused layers: on a GPU they approximate GELU by tanh,
-    which moves every thing."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(before and x.device.type == "cpu")
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _positions(length: int, width: int, like: Tensor) -> Tensor:

@@ -66,8 +66,9 @@ def read_pickle(path: Path) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in a line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """What an error says, in a line: a KeyError, for one, says nothing but the key."""
+    said, kind = str(error).strip().partition("\n")[0], type(error).__name__
+    return (said if isinstance(error, pickle.UnpicklingError) else f"{kind}: {said}" if said else kind)[:200]
 
 
 def _from_archive(file: BinaryIO) -> Any:

@@ -106,9 +106,35 @@ def save_new(image: Image.Image, path: Path, **settings) -> Path:
                 return place
 
 
+def coloured(images: Tensor) -> Tensor:
+    """[B,H,W,1], in grey, -> [B,H,W,3]; [B,H,W,3] and [B,H,W,4] as they are. ValueError, in one sentence, for anything else."""
+    if images.ndim != 4 or images.shape[3] not in (1, 3, 4):
+        raise ValueError(f"Pictures of shape {list(images.shape)}: give [B,H,W,C], with 1, 3 or 4 channels.")
+    return images.expand(-1, -1, -1, 3) if images.shape[3] == 1 else images
+
+
 def on_white(images: Tensor) -> Tensor:
-    """[B,H,W,3] in 0..1, or [B,H,W,4] with opacity -> [B,H,W,3] in 0..1."""
+    """[B,H,W,3] or, in grey, [B,H,W,1] in 0..1, or [B,H,W,4] with opacity -> [B,H,W,3] in 0..1."""
+    images = coloured(images)
     return images if images.shape[3] == 3 else torch.lerp(torch.ones_like(images[..., :3]), images[..., :3], images[..., 3:])
+
+
+def masks(mask: Tensor) -> Tensor:
+    """A mask as anyone may give it, [H,W], [M,H,W] or [M,1,H,W] -> [M,H,W]. ValueError, in one sentence, for anything else."""
+    if mask.ndim not in (2, 3, 4) or mask.ndim == 4 and mask.shape[1] != 1:
+        raise ValueError(f"A mask of shape {list(mask.shape)}: give [H,W], [M,H,W] or [M,1,H,W].")
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def fitted(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask as `masks` takes it, of any size, at that of the pictures that it is for: [M,1,H,W], 0 or 1.
+
+    1 is every pixel of which any part is masked, for a hole that is too large by a pixel is filled all the same, while of one
+    that is too small its rim stays. Masked is what is so by more than FAINT: of a soft edge nearly all, and neither the far end
+    of a blur, which would take the whole picture, nor what JPEG leaves in the black of a mask.
+    """
+    held = (masks(mask) > FAINT).float()[:, None]
+    return (F.interpolate(held, (height, width), mode="area") > 0).float()
 
 
 def white_where_clear(images: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ def restore(
     are lost ("inpaint", implied): where nothing else is undone, all other pixels stay exactly as they are. The GAN sees the
     picture back into itself, guided by condition [N] or [1], with `steps` of optimisation on top, and the encoder's refiner
     mends the picture with what was drawn beside it; a GAN without an encoder fills holes by optimisation and mends nothing
-    else. Raises ValueError, in one sentence, where that cannot be done, before any work.
+    else. `progress` is told how many steps of how many there are for all the pictures, and may return True to stop: the picture
+    that is worked on is mended from what was found, and those after it stay as they are, but for their size.
+    Raises ValueError, in one sentence, where that cannot be done, before any work.
     """
     check_encoder(gan)
     kinds = _check(gan, images, undo, mask, zoom, steps)
@@ -62,28 +64,35 @@ def restore(
                 f"A hole of this mask, with what is around it, is {widest} pixels wide, more than {LARGEST}: cover less"
                 " at a time, or give smaller pictures."
             )
-    results = []
+    results, stopped = [], False
     for row, (top, left, side) in enumerate(squares):
         picture, hole = x[row : row + 1], lost[row : row + 1]
-        report = progress and (lambda done, total, shown=None, row=row: progress(row * total + done, len(x) * total, shown))
+
+        def report(done: int, total: int, shown: Tensor | None = None, row: int = row) -> bool:
+            nonlocal stopped
+            stopped = bool(progress and progress(row * total + done, len(x) * total, shown))
+            return stopped
+
         own = kinds if hole.any() else kinds - {"inpaint"}
-        if side:  # something is lost
+        if side and not stopped:  # something is lost
             square, seen, back = _square(picture, 1 - hole, top, left, side)
             # Holes are filled at no more pixels than a GAN knows what to do with; what else is undone, at all that there are.
             size = min(max(side, gan.resolution), least) if only_holes else side
-            mended = _mend(gan, square, seen, condition[[row]], own, size, steps, report)
+            mended = _mend(gan, square, seen, condition[[row]], own, size, steps, progress and report)
             if only_holes:  # so the known pixels are the truth
                 blended = _match_rim(*(part.to(gan.device) for part in (mended, square, seen)))
                 mended = torch.lerp(blended.cpu(), square, seen)
             picture = back(mended)
         results.append(picture)
-        if report:
+        if not stopped:
             report(max(steps, 1), max(steps, 1))
     return from_network(torch.cat(results))
 
 
 def _check(gan: GAN, images: Tensor, undo: Collection[str], mask: Tensor | None, zoom: float, steps: int) -> set[str]:
     """All that is to be undone; ValueError where it cannot be."""
+    if not len(images):
+        raise ValueError("There is nothing to restore: give one picture or more.")
     if unknown := sorted(set(undo) - set(KINDS)):
         raise ValueError(f"There is no way to undo {unknown[0]!r}: there are {', '.join(KINDS)}.")
     if not 1 <= zoom <= 8:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from torch import Tensor
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write `path`, as safetensors; what was there before stays until the new file is whole. OSError where it cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    # Of this writer alone: another process may be writing the same file, of one cache.
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     try:
         save_file(tensors, partial, metadata)
         partial.chmod(0o644)  # the writer leaves files that no other user may read

@@ -12,6 +12,7 @@ from .language import LoadLLM, PromptEncoder
 from .latents import (
     Average,
     Interpolate,
+    JoinLatents,
     LoadLatent,
     MixStyles,
     Paint,
@@ -45,6 +46,7 @@ class LLMGANExtension(ComfyExtension):
             Interpolate,
             TravelPrompts,
             Average,
+            JoinLatents,
             Pick,
             Vary,
             Paint,

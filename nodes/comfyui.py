@@ -16,6 +16,9 @@ from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..models.checkpoint import ENCODER
+from ..models.enlarger import SUFFIX as ENLARGER
+from ..models.latents import LATENT_FILE
 from ..models.pictures import contact_sheet, on_white
 
 T = TypeVar("T")
@@ -24,6 +27,9 @@ Progress = Callable[..., None]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 SAMPLES = Path(__file__).parent.parent / "samples"
+
+EXTENSIONS = {"gan": {".safetensors"}, "LLM": {".safetensors", ".gguf"}}  # of the model folders
+_RESERVED = (ENCODER, ENLARGER, LATENT_FILE)  # ends of files that are no GANs
 
 # Rows computed at a time: Cancel waits for one part, and more than this is not faster.
 _PART_CPU, _PART_GPU = 16, 128
@@ -40,12 +46,28 @@ class LLMGAN(nn.Module):
         return next(self.network.parameters()).dtype
 
 
+class Patcher(ModelPatcher):
+    """Leaves its device as a whole. Of a layer that left it alone a network's `Recordings` would not hear, and go on reading
+    memory that is another's by then."""
+
+    def partially_unload(self, *_: Any, **__: Any) -> int:
+        """Frees nothing, whereupon ComfyUI unloads all of it."""
+        return 0
+
+
+def _size(network: nn.Module) -> int:
+    """Bytes of its weights and buffers, each counted once: a language model reads and writes with the same."""
+    return sum(x.nbytes for x in (*network.parameters(), *network.buffers()))
+
+
 class Managed:
     """A network in ComfyUI's care: on its device while it runs, off it when ComfyUI wants the memory for another."""
 
     def __init__(self, network: nn.Module, load_device: torch.device, offload_device: torch.device):
         self.network = network
-        self.patcher = ModelPatcher(LLMGAN(network), load_device=load_device, offload_device=offload_device)
+        self.patcher = Patcher(
+            LLMGAN(network), load_device=load_device, offload_device=offload_device, size=_size(network)
+        )
 
     def run(self, work: Callable[[int, Progress], T], count: int, bytes_each: int) -> T:
         """`work(batch_size, progress)` with the network on its device, for `count` rows of about `bytes_each` bytes."""
@@ -68,20 +90,6 @@ def progress(total: int) -> Progress:
         bar.update_absolute(done, total, None if pictures is None else ("JPEG", contact_sheet(pictures[:1], 1), 512))
 
     return report
-
-
-def until_cancelled() -> Callable[[int, int, Tensor | None], bool]:
-    """The same, that does not raise but returns True once the user has cancelled: the graph goes on with what there is."""
-    report = progress(1)
-
-    def cancelled(done: int, total: int, pictures: Tensor | None = None) -> bool:
-        try:
-            report(done, total, pictures)
-        except mm.InterruptProcessingException:
-            return True
-        return False
-
-    return cancelled
 
 
 _shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
@@ -138,13 +146,19 @@ def language_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def register_model_folders() -> None:
-    """Adds models/gan and models/LLM to the folders that ComfyUI knows, beside those of the user and of other packs."""
-    for name, extensions in (("gan", {".safetensors"}), ("LLM", {".safetensors", ".gguf"})):
+    """Adds models/gan and models/LLM to the folders that ComfyUI knows, and their kinds of files to those that it lists there,
+    beside those of the user and of other packs."""
+    known = folder_paths.folder_names_and_paths
+    for name, extensions in EXTENSIONS.items():
         home = os.path.join(folder_paths.models_dir, name)
-        if name not in folder_paths.folder_names_and_paths:
-            folder_paths.folder_names_and_paths[name] = ([home], extensions)
+        if name not in known:
+            known[name] = ([home], extensions)
         else:
             folder_paths.add_model_folder_path(name, home)
+            homes, listed = known[name]
+            if listed:  # none stands for all
+                known[name] = (homes, {*listed, *extensions})
+            folder_paths.filename_list_cache.pop(name, None)
 
 
 def model_folders(name: str) -> list[Path]:
@@ -152,9 +166,9 @@ def model_folders(name: str) -> list[Path]:
 
 
 def model_files(name: str, suffix: str) -> dict[str, Path]:
-    """Name and path of every file that ends on `suffix` in the model folders of that name."""
+    """Name and path of every file that ends on `suffix` in the model folders of that name. A link to nowhere is none."""
     names = (file for file in folder_paths.get_filename_list(name) if file.lower().endswith(suffix))
-    return {file: Path(folder_paths.get_full_path_or_raise(name, file)) for file in names}
+    return {file: Path(path) for file in names if (path := folder_paths.get_full_path(name, file)) is not None}
 
 
 def files_beside_models(name: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -231,12 +245,15 @@ def input_folder(name: str) -> Path:
 
 def training_paths(name: str) -> tuple[Path, Path]:
     """Where a training writes its GAN, and where it keeps its log, samples and state. ValueError for a name that leads
-    elsewhere."""
+    elsewhere, cannot be typed, or makes the file something else than a GAN."""
     name = name.strip().removesuffix(".safetensors")
-    if not name or name != Path(name).name or name.startswith("."):
+    if not name or name != Path(name).name or name.startswith(".") or not name.isprintable():
         raise ValueError(f"{name!r} is no name for a GAN: give letters, digits and dashes, without a folder.")
+    file = f"{name}.safetensors"
+    if ends := [end for end in _RESERVED if file.lower().endswith(end)]:
+        raise ValueError(f"{name!r} is no name for a GAN, since a file that ends in {ends[0]} is none: take another.")
     home = Path(folder_paths.get_folder_paths("gan")[0])
-    return home / f"{name}.safetensors", Path(folder_paths.get_output_directory()) / "llm-gan" / name
+    return home / file, Path(folder_paths.get_output_directory()) / "llm-gan" / name
 
 
 class TrainingReport:

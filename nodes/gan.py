@@ -17,7 +17,7 @@ from ..models.published.checkpoint import load
 from . import comfyui
 from .comfyui import Managed
 from .conditioning import from_conditioning
-from .schema import CATEGORY, GAN, LATENT, declare, precision_input, seed_input
+from .schema import CATEGORY, GAN, LATENT, TRAINING, declare, options, precision_input, seed_input, truncation_input
 
 _LINES = 64  # of a report, on the node
 _BUNDLED = "icons (bundled)"
@@ -48,10 +48,10 @@ def _stamp(path: Path) -> tuple[str | int, ...] | None:
 class Loaded(Managed):
     """The GAN in `path`, in ComfyUI's care; `stamp` is that of the file."""
 
-    def __init__(self, path: Path, stamp: tuple[str | int, ...] | None, precision: str):
+    def __init__(self, path: Path, stamp: tuple[str | int, ...] | None, dtype: torch.dtype):
         self.path, self._loaded = path, stamp
         device, waiting = comfyui.generator_devices()
-        super().__init__(load(path, waiting, comfyui.generator_dtype(precision, device)), device, waiting)
+        super().__init__(load(path, waiting, dtype), device, waiting)
 
     def _unchanged(self) -> bool:
         return _stamp(self.path) == self._loaded
@@ -73,8 +73,8 @@ class Loaded(Managed):
 
 def shared(path: Path, precision: str) -> Loaded:
     """The GAN in `path`, or what a graph still holds of it."""
-    stamp = _stamp(path)
-    return comfyui.shared(("GAN", path, stamp, precision), lambda: Loaded(path, stamp, precision))
+    stamp, dtype = _stamp(path), comfyui.generator_dtype(precision, comfyui.generator_devices()[0])
+    return comfyui.shared(("GAN", path, stamp, dtype), lambda: Loaded(path, stamp, dtype))
 
 
 def describe(gan: AnyGAN) -> str:
@@ -85,12 +85,14 @@ def describe(gan: AnyGAN) -> str:
         reads = f"draws {len(gan.classes.names)} classes, and finds that of a prompt with {recipe.model}"
     elif gan.published and not gan.reads:
         reads = "draws one kind of thing, whatever the prompt"
+    memory = getattr(gan.generator, "memory", None)
     lines = [
         (
             f"{card.name}: {gan.resolution} x {gan.resolution} pixels, {'with' if gan.discriminator else 'without'}"
             f" discriminator, {'with' if gan.encoder else 'without'} encoder"
         ),
         reads,
+        memory is not None and f"knows {len(memory.keys):,} concepts, each in up to {gan.generator.config.looks} looks",
         card.data and (card.data if gan.published else f"trained on {card.data}"),
         card.images_seen and f"images seen in training: {card.images_seen:,}",
         card.licenses and f"licences: {', '.join(card.licenses)}",
@@ -115,7 +117,7 @@ class LoadGAN(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "gan",
-                    options=list(_files()),
+                    options=options(_files, _BUNDLED),
                     tooltip=(
                         "GANs in ComfyUI/models/gan, published ones among them once converted, and the bundled one, which draws"
                         " icons."
@@ -133,6 +135,9 @@ class LoadGAN(io.ComfyNode):
                     "info",
                     display_name="info",
                     tooltip="What the file says of itself: size, language model, training data, licences, figures.",
+                ),
+                io.Int.Output(
+                    "resolution", display_name="resolution", tooltip="Of its pictures, which are square: pixels to a side."
                 ),
             ],
         )
@@ -152,7 +157,7 @@ class LoadGAN(io.ComfyNode):
         if path is None:
             raise FileNotFoundError(_missing(gan))
         loaded = shared(path, precision)
-        return io.NodeOutput(loaded, describe(loaded.network))
+        return io.NodeOutput(loaded, describe(loaded.network), loaded.network.resolution)
 
 
 class Generate(io.ComfyNode):
@@ -175,23 +180,17 @@ class Generate(io.ComfyNode):
                     "The same seed gives the same pictures; picture n of a seed does not depend on the batch size."
                 ),
                 io.Int.Input("batch_size", default=4, min=1, max=4096, tooltip="Pictures for each prompt."),
-                io.Float.Input(
-                    "truncation",
-                    default=1.0,
-                    min=0.0,
-                    max=1.5,
-                    step=0.05,
-                    tooltip=(
-                        "Truncation psi: below 1 the pictures come closer to the typical one, safer and more alike; at"
-                        " 0 all are the same. Above 1 they grow wilder."
-                    ),
+                truncation_input(
+                    "Truncation psi: below 1 the pictures come closer to the typical one, safer and more alike; at 0 all are"
+                    " the same. Above 1 they grow wilder."
                 ),
                 LATENT.Input(
                     "latent",
                     optional=True,
                     tooltip=(
                         "Draw from this again, with this prompt, edits and all: seed and batch_size are then not used."
-                        " Latents of the same number of prompts are drawn with theirs, others with every prompt."
+                        " Latents of the same number of prompts are drawn with theirs, others with every prompt; what is the"
+                        " same for all of those prompts only once."
                     ),
                 ),
                 io.Boolean.Input(
@@ -250,13 +249,19 @@ class Generate(io.ComfyNode):
 
 def _prompt_by_prompt(latent: Latent, prompts: int, pair: bool) -> Latent:
     """What to draw of each prompt, one after the other: its own latents, or all. Of latents of other prompts those of the
-    first, for the others' begin as the same."""
+    first, where the others' are the same: as the generator draws them, and not once they were varied or seen in pictures."""
     if pair and len(latent) % prompts:
         raise ValueError(f"{len(latent)} latents and {prompts} prompts: to pair them give one for each, or as many for each.")
     if not pair and latent.prompts != prompts:
-        each = len(latent) // latent.prompts
+        each = len(latent) // latent.prompts if _repeat(latent) else len(latent)
         latent = latent[list(range(each)) * prompts]
     return replace(latent, prompts=prompts)
+
+
+def _repeat(latent: Latent) -> bool:
+    """Whether the latents of every prompt are those of the first, but for what was drawn of them."""
+    parts = (part.unflatten(0, (latent.prompts, -1)) for part in replace(latent, styles=None, looks=None).tensors().values())
+    return all(torch.equal(part, part[:1].expand_as(part)) for part in parts)
 
 
 def draw(
@@ -366,7 +371,7 @@ class SaveGAN(io.ComfyNode):
             io.Schema,
             node_id="LLMGAN_SaveGAN",
             display_name="Save GAN",
-            category=CATEGORY,
+            category=TRAINING,
             description=(
                 "Saves a GAN to ComfyUI/models/gan as one .safetensors file that others can load. Nothing is"
                 " overwritten."

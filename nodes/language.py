@@ -5,7 +5,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..models.condition import Condition, ConditionCache, Recipe
 from ..models.language.catalogue import DEFAULT_LANGUAGE_MODEL, find_language_models, resolve
@@ -14,11 +16,27 @@ from ..models.language.model import LanguageModel, choose_dtype
 from . import comfyui
 from .comfyui import Managed
 from .conditioning import Conditioning, from_conditioning, to_conditioning
-from .schema import CATEGORY, GAN, LLM, declare, precision_input, seed_input
+from .schema import CATEGORY, GAN, LLM, declare, options, precision_input, seed_input
 
 _TEMPLATE_TOKENS = 32  # about as many as a template adds to a prompt
 _BYTES_PER_STATE = 256  # memory for each number of a hidden state, all of a layer's intermediate results together
 _BYTES_TO_WRITE = 256 * 2**20  # keys and values of a few hundred tokens, logits
+
+
+class _Unread(LookupError):
+    pass
+
+
+class _Kept:
+    """A cache that ends the reading of prompts at the first which it does not hold, before the model is asked."""
+
+    def __init__(self, cache: ConditionCache):
+        self._cache = cache
+
+    def get(self, recipe: Recipe, text: str) -> tuple[Tensor, Tensor]:
+        if (entry := self._cache.get(recipe, text)) is None:
+            raise _Unread
+        return entry
 
 
 class Language:
@@ -28,9 +46,9 @@ class Language:
     is kept in `cache` for as long as the model.
     """
 
-    def __init__(self, folder: Path, precision: str):
+    def __init__(self, folder: Path, dtype: torch.dtype):
         self.folder = folder
-        self.precision = precision
+        self.dtype = dtype
         self.cache = ConditionCache()
         self._managed: Managed | None = None
 
@@ -62,11 +80,16 @@ class Language:
         return managed.run(write, len(prompts), _BYTES_TO_WRITE)
 
     def encode(self, prompts: list[str], recipe: Recipe | None) -> Condition:
-        """The prompts read by `recipe`, or by the model's own. ValueError where the recipe is another model's."""
+        """The prompts read by `recipe`, or by the model's own; on its device only where one was not read before. ValueError
+        where the recipe is another model's."""
         managed = self._load()
         if recipe is not None and recipe.layer > len(managed.network.reader.layers):
             managed = self._load(write=True)
         recipe = recipe or managed.network.recipe()
+        try:
+            return managed.network.encode(prompts, recipe, _Kept(self.cache))
+        except _Unread:
+            pass
         bytes_each = (recipe.max_tokens + _TEMPLATE_TOKENS) * managed.network.width * _BYTES_PER_STATE
         return managed.run(
             lambda size, progress: managed.network.encode(prompts, recipe, self.cache, size, progress),
@@ -82,10 +105,15 @@ class Language:
         if self._managed is None or write and not self._managed.network.write:
             self._managed = None  # its memory is free before the larger one takes more
             device, waiting = comfyui.language_devices()
-            dtype = choose_dtype(_model_type(self.folder), device, comfyui.language_dtype(self.precision, device))
-            model = LanguageModel.load(self.folder, device=waiting, dtype=dtype, write=write)
+            model = LanguageModel.load(self.folder, device=waiting, dtype=self.dtype, write=write)
             self._managed = Managed(model, device, waiting)
         return self._managed
+
+
+def _dtype(folder: Path, precision: str) -> torch.dtype:
+    """What the model in `folder` is loaded in, where the node asks for this precision."""
+    device = comfyui.language_devices()[0]
+    return choose_dtype(_model_type(folder), device, comfyui.language_dtype(precision, device))
 
 
 def _model_type(folder: Path) -> str:
@@ -115,7 +143,7 @@ class LoadLLM(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(language_models()) or [DEFAULT_LANGUAGE_MODEL],
+                    options=options(language_models, DEFAULT_LANGUAGE_MODEL),
                     tooltip=(
                         "Language models in ComfyUI/models/LLM (a GGUF file, or a Hugging Face folder with"
                         " safetensors) and in installed packages. A GAN needs the model it was trained with:"
@@ -142,8 +170,9 @@ class LoadLLM(io.ComfyNode):
     @classmethod
     def execute(cls, model, precision) -> io.NodeOutput:
         folder = resolve(language_models().get(model, model), convert_to=comfyui.model_folders("LLM")[0])
-        key = ("LLM", folder, comfyui.stamp(folder), precision)
-        return io.NodeOutput(comfyui.shared(key, lambda: Language(folder, precision)))
+        dtype = _dtype(folder, precision)
+        key = ("LLM", folder, comfyui.stamp(folder), dtype)
+        return io.NodeOutput(comfyui.shared(key, lambda: Language(folder, dtype)))
 
 
 class PromptEncoder(io.ComfyNode):

@@ -15,7 +15,7 @@ from ..models.pictures import labelled_sheet
 from . import comfyui
 from .conditioning import from_conditioning, to_conditioning
 from .gan import draw
-from .schema import CATEGORY, GAN, LATENT, declare
+from .schema import GAN, LATENT, LATENTS, MOST_PSI, MOST_SEED, declare, options, seed_input, truncation_input
 
 _RANGES = ["all", *work.RANGES, "coarse and middle", "middle and fine"]
 _RANGE_TOOLTIP = (
@@ -55,7 +55,7 @@ def _node(id: str, name: str, description: str, aliases: list[str], inputs: list
         io.Schema,
         node_id=f"LLMGAN_{id}",
         display_name=name,
-        category=CATEGORY,
+        category=LATENTS,
         description=description,
         search_aliases=aliases,
         inputs=inputs,
@@ -193,6 +193,29 @@ class Average(io.ComfyNode):
         return io.NodeOutput(mean.to_dict())
 
 
+class JoinLatents(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return _node(
+            "JoinLatents",
+            "Join GAN Latents",
+            "Makes one batch of several, edits and all: stops of a walk, or what was picked here and there.",
+            ["batch", "combine", "concatenate", "merge latents"],
+            [
+                LATENT.Input("a", tooltip="The first of the batch."),
+                LATENT.Input("b", tooltip="Those after it, of the same GAN."),
+                LATENT.Input("c", optional=True, tooltip="More of them."),
+                LATENT.Input("d", optional=True, tooltip="And more."),
+            ],
+            [_latent_output("All of them, to draw each with every prompt, or with `pair` each with its own.")],
+        )
+
+    @classmethod
+    def execute(cls, a, b, c=None, d=None) -> io.NodeOutput:
+        given = [Latent.from_dict(latent) for latent in (a, b, c, d) if latent is not None]
+        return io.NodeOutput(work.join(given).to_dict())
+
+
 class Pick(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -270,14 +293,7 @@ class Vary(io.ComfyNode):
                 io.Float.Input(
                     "strength", default=0.3, min=0.0, max=1.0, step=0.05, tooltip="0 changes nothing, 1 keeps its edits only."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=True,
-                    tooltip="Another seed, other variations.",
-                ),
+                seed_input("Another seed, other variations."),
             ],
             [_latent_output("The variations of the first, then those of the next.")],
         )
@@ -363,6 +379,7 @@ class Sliders(io.ComfyNode):
                     optional=True,
                     tooltip="What you call the five, with commas between: it stands on the sheet, and stays with the workflow.",
                 ),
+                truncation_input("That of the generator, for the sheet to show what it will draw.", optional=True),
             ],
             [
                 _latent_output("Moved, to draw with the generator."),
@@ -371,7 +388,9 @@ class Sliders(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, gan, conditioning, latent, method, layers, first, names="", **sliders) -> io.NodeOutput:
+    def execute(
+        cls, gan, conditioning, latent, method, layers, first, names="", truncation=1.0, **sliders
+    ) -> io.NodeOutput:
         latent, condition = Latent.from_dict(latent), from_conditioning(conditioning)
         gan.network.check(condition)
         gan.network.check_latent(latent)
@@ -381,7 +400,7 @@ class Sliders(io.ComfyNode):
         moved = work.slide(latent, found, strengths, chosen, num_styles)
         tries = (torch.eye(_SLIDERS)[:, None] * torch.tensor(_SHEET)[:, None]).flatten(0, 1)
         shown = work.slide(latent[[0] * len(tries)], found, tries, chosen, num_styles)
-        pictures = _as_drawn_before(gan, condition[0], shown)
+        pictures = _as_drawn_before(gan, condition[0], shown, truncation)
         called = [name.strip() for name in names.split(",")] + [""] * _SLIDERS
         rows = [called[i] or f"{first + i}" for i in range(_SLIDERS)]
         sheet = labelled_sheet(pictures, [f"{at:g}" for at in _SHEET], rows)
@@ -391,13 +410,14 @@ class Sliders(io.ComfyNode):
 _sheets: WeakKeyDictionary[comfyui.Managed, tuple[list[Tensor], Tensor]] = WeakKeyDictionary()  # of each GAN the last one
 
 
-def _as_drawn_before(gan: comfyui.Managed, condition: Condition, latent: Latent) -> Tensor:
+def _as_drawn_before(gan: comfyui.Managed, condition: Condition, latent: Latent, truncation: float) -> Tensor:
     """The pictures of a sheet: of latent [N] with condition [1]. They stay the same while sliders move, and are drawn once."""
     choice = [] if condition.choice is None else [condition.choice]
-    told = [condition.tokens, condition.pooled, condition.mask, *choice, *latent.tensors().values()]
+    psi = torch.tensor(truncation)
+    told = [condition.tokens, condition.pooled, condition.mask, *choice, *latent.tensors().values(), psi]
     before, pictures = _sheets.get(gan, ([], None))
     if len(told) != len(before) or not all(map(torch.equal, told, before)):
-        pictures, _ = draw(gan, condition.repeat(len(latent)), latent, 1.0)
+        pictures, _ = draw(gan, condition.repeat(len(latent)), latent, truncation)
         _sheets[gan] = told, pictures
     return pictures
 
@@ -417,7 +437,7 @@ class SeedExplorer(io.ComfyNode):
                 GAN.Input("gan", tooltip="From Load Conditional GAN."),
                 io.Conditioning.Input("conditioning", tooltip="One prompt, or several for a row each."),
                 io.Int.Input(
-                    "first_seed", default=0, min=0, max=2**63 - 1, tooltip="Of the first column; the next is one more."
+                    "first_seed", default=0, min=0, max=MOST_SEED, tooltip="Of the first column; the next is one more."
                 ),
                 io.Int.Input("seeds", default=8, min=1, max=64, tooltip="How many columns."),
                 io.String.Input(
@@ -437,7 +457,7 @@ class SeedExplorer(io.ComfyNode):
         condition = from_conditioning(conditioning)
         gan.network.check(condition)
         rows = _numbers(truncations)
-        columns = [first_seed + i for i in range(seeds)]
+        columns = [(first_seed + i) % (MOST_SEED + 1) for i in range(seeds)]  # after the last seed comes the first
         z = torch.cat([gan.network.sample_z(seed, 1) for seed in columns])
         if len(condition) > 1:
             latent = Latent(z.repeat(len(condition), 1))
@@ -492,7 +512,7 @@ class LoadLatent(io.ComfyNode):
             "Load GAN Latent",
             "Loads latents that Save GAN Latent wrote to ComfyUI/output/latents, or that somebody shared, from ComfyUI/input.",
             ["load latent", "import"],
-            [io.Combo.Input("latent", options=list(_files()), tooltip="Files in output/latents and input.")],
+            [io.Combo.Input("latent", options=options(_files), tooltip="Files in output/latents and input.")],
             [
                 _latent_output("To draw with the GAN that it was saved with."),
                 io.String.Output("note", display_name="note", tooltip="The GAN that it is of, and what its file says it is."),
@@ -527,6 +547,8 @@ def _numbers(text: str) -> list[float]:
         found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         found = []
-    if not found or not all(0 <= number <= 2 for number in found) or len(found) > 16:
-        raise ValueError(f"{text!r:.60} are no truncations: write up to 16 numbers from 0 to 2, as 0.4, 0.7, 1.0.")
+    if not found or not all(0 <= number <= MOST_PSI for number in found) or len(found) > 16:
+        raise ValueError(
+            f"{text!r:.60} are no truncations: write up to 16 numbers from 0 to {MOST_PSI:g}, as 0.4, 0.7, 1.0."
+        )
     return found

@@ -8,11 +8,12 @@ from comfy_api.latest import io
 from ..models.enlarger import DEFAULT_ENLARGER, SUFFIX, TIMES, check_times, enlarge, load_enlarger
 from ..models.gan import CACHED, Latent
 from ..models.inversion import for_images, invert
+from ..models.pictures import coloured
 from ..models.restoration import KEEP, LARGEST, restore, restyle
 from . import comfyui
 from .conditioning import from_conditioning
 from .gan import draw, drawing_bytes
-from .schema import CATEGORY, GAN, LATENT, declare
+from .schema import GAN, LATENT, PICTURES, declare, options
 
 _UNDO = {  # of each kind of damage, what a switch says that undoes it; holes come with a mask, a small size with a zoom
     "denoise": "Remove noise and grain.",
@@ -36,10 +37,10 @@ class ImageToLatent(io.ComfyNode):
             io.Schema,
             node_id="LLMGAN_ImageToLatent",
             display_name="Image to GAN Latent",
-            category=CATEGORY,
+            category=PICTURES,
             description=(
                 "Finds the latent from which the GAN draws a picture like this one, to vary, mix or walk from: its encoder sees"
-                " it in one pass, and steps of optimisation bring it nearer. Cancel then keeps the best so far."
+                " it in one pass, and steps of optimisation bring it nearer."
             ),
             search_aliases=["inversion", "encode image", "projector", "invert gan"],
             inputs=[
@@ -68,9 +69,7 @@ class ImageToLatent(io.ComfyNode):
         given = from_conditioning(conditioning)
         condition = for_images(gan.network, given, len(images))
         latent = gan.run(
-            lambda size, progress: invert(
-                gan.network, images, condition, mask, steps, comfyui.until_cancelled() if steps else progress, size
-            ),
+            lambda size, progress: invert(gan.network, images, condition, mask, steps, progress, size),
             len(images),
             _seeing_bytes(gan),
         )
@@ -85,7 +84,7 @@ class Restore(io.ComfyNode):
             io.Schema,
             node_id="LLMGAN_Restore",
             display_name="Restore with GAN",
-            category=CATEGORY,
+            category=PICTURES,
             description=(
                 "Mends pictures: fills what a mask covers, removes noise, blur and JPEG traces, enlarges, gives colours. The"
                 " prompt says what they show. Where only a mask is given, every other pixel stays exactly as it is."
@@ -137,7 +136,7 @@ class Restyle(io.ComfyNode):
             io.Schema,
             node_id="LLMGAN_Restyle",
             display_name="Restyle Image",
-            category=CATEGORY,
+            category=PICTURES,
             description=(
                 "Draws a picture anew in another style: that of a prompt which names it ('a dog, noto style'), or of a latent,"
                 " from a seed or another picture. Needs one of the two."
@@ -205,7 +204,7 @@ class Enlarge(io.ComfyNode):
             io.Schema,
             node_id="LLMGAN_Enlarge",
             display_name="Enlarge Picture",
-            category=CATEGORY,
+            category=PICTURES,
             description=(
                 "Makes drawings larger with crisp edges, at once: what a GAN draws, with a background or without, or any"
                 " other icon, sprite or flat drawing."
@@ -216,7 +215,7 @@ class Enlarge(io.ComfyNode):
                 io.Combo.Input("times", options=[f"{n}x" for n in TIMES], default="4x", tooltip="How many times as large."),
                 io.Combo.Input(
                     "enlarger",
-                    options=list(_enlargers()),
+                    options=options(_enlargers, _DRAWINGS),
                     tooltip=f"The bundled one, or what llm-gan train-enlarger made in ComfyUI/models/gan (NAME{SUFFIX}).",
                 ),
             ],
@@ -240,6 +239,7 @@ class Enlarge(io.ComfyNode):
         path, factor = _enlargers().get(enlarger), int(times.removesuffix("x"))
         if path is None:
             raise FileNotFoundError(f"There is no {enlarger} in ComfyUI/models/gan.")
+        images = coloured(images)
         check_times(factor, max(images.shape[1:3]))
         loaded = comfyui.shared(("enlarger", path, comfyui.stamp(path)), lambda: _managed_enlarger(path))
         _held[enlarger] = loaded

@@ -10,7 +10,7 @@ from ..models.published.convert import CLIP, READ, class_names, convert
 from . import comfyui
 from .gan import describe, shared
 from .language import language_models
-from .schema import CATEGORY, GAN, declare
+from .schema import CATEGORY, GAN, declare, options
 
 _SUFFIXES = (".pkl", ".pt", ".pth", ".bin")
 _NONE = f"no {', '.join(_SUFFIXES)} in ComfyUI/models/gan"
@@ -41,7 +41,7 @@ class ConvertGAN(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=list(comfyui.files_beside_models("gan", _SUFFIXES)) or [_NONE],
+                    options=options(lambda: comfyui.files_beside_models("gan", _SUFFIXES), _NONE),
                     tooltip=(
                         f"A {', '.join(_SUFFIXES)} in ComfyUI/models/gan. BigGAN's needs its config.json beside it; GALIP's"
                         f" the folder openai/{CLIP} of Hugging Face in ComfyUI/models/LLM."

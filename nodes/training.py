@@ -15,7 +15,7 @@ from ..models.training.trainer import PRESETS
 from . import comfyui
 from .gan import shared
 from .language import language_models
-from .schema import CATEGORY, DATASET, GAN, declare
+from .schema import DATASET, GAN, TRAINING, declare, options
 
 _SHOWN = 16  # pictures of a data set
 _LINES = 64  # of a report, on the node
@@ -29,7 +29,7 @@ class Dataset(io.ComfyNode):
             io.Schema,
             node_id="LLMGAN_Dataset",
             display_name="Captioned Pictures",
-            category=CATEGORY,
+            category=TRAINING,
             description=(
                 "Reads a folder of captioned pictures to train on: a .txt file of captions beside each picture, a"
                 " metadata.jsonl or captions.csv, or a sub-folder for each class."
@@ -82,7 +82,7 @@ class Train(io.ComfyNode):
             io.Schema,
             node_id="LLMGAN_Train",
             display_name="Train Conditional GAN",
-            category=CATEGORY,
+            category=TRAINING,
             description=(
                 "Trains generator and discriminator together on captioned pictures, and shows what they draw as they"
                 " learn. The GAN is written to ComfyUI/models/gan; Cancel keeps what was learnt, and resume goes on."
@@ -125,7 +125,7 @@ class Train(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "llm",
-                    options=list(language_models()) or [DEFAULT_LANGUAGE_MODEL],
+                    options=options(language_models, DEFAULT_LANGUAGE_MODEL),
                     tooltip="The language model that reads the captions, once; prompts must be read by the same.",
                 ),
                 GAN.Input(

@@ -24,6 +24,7 @@ from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.latents import directions, layers_of, slide
 from llm_gan.models.published.checkpoint import load
 from llm_gan.models.published.convert import convert
+from llm_gan.models.recorded import Recordings
 from llm_gan.models.restoration import restore, restyle
 from llm_gan.models.training import dataset, reader
 from llm_gan.models.training.distill import distill_folder
@@ -40,6 +41,8 @@ from test_scenes import WIDTH, Words, folder  # noqa: F401 (a fixture)
 
 NAME = "elsewhere"
 MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}  # what waits for numbers
+WAITS = []  # what so far would have waited for a GPU
 INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}  # by either's
 
 
@@ -71,11 +74,14 @@ def run(function, args, kwargs):
         alike = tensors[:1] if function in INDEXED else tensors
         if any(not isinstance(x, There) and x.ndim for x in alike):
             raise RuntimeError(f"{function} of tensors of two devices: {[(str(x.device), *x.shape) for x in tensors]}")
+    before = there
     if function is torch.ops.aten.copy_.default:
-        there = isinstance(args[0], There)
+        there, before = isinstance(args[0], There), isinstance(args[1], There)
     if kwargs.get("device") is not None:
         there = torch.device(kwargs["device"]).type == NAME
         kwargs = kwargs | {"device": torch.device("cpu")}
+    if (function in MOVES and there != before) or (function in READS and before):
+        WAITS.append(str(function))
     same = {id(x.here): x for x in tensors if isinstance(x, There)}
     args, kwargs = tree_map(lambda x: x.here if isinstance(x, There) else x, (args, kwargs))
     results = function(*args, **kwargs)
@@ -174,6 +180,21 @@ def test_a_prompt_is_read_drawn_scored_and_edited(gans):
     assert gans[1].device == ELSEWHERE and all(x.device.type == "cpu" for x in outcomes[1])
     assert all(torch.allclose(one, other, atol=1e-3) for one, other in zip(*outcomes))
     assert (outcomes[0][0] - outcomes[0][1][..., :3]).abs().mean() > 0.01
+
+
+def test_what_a_gpu_would_record_does_not_wait(gans, monkeypatch):
+    waits = {}
+
+    def watched(self, work, *inputs, **settings):
+        before = len(WAITS)
+        results = work(*inputs, **settings)
+        waits[work.__name__] = WAITS[before:]  # of its last call: what is computed once is there by then
+        return results
+
+    monkeypatch.setattr(Recordings, "run", watched)
+    for prompt in ("a cat and a dog", "two red apples"):
+        gans[1].generate(LanguageModel.load("gemma-3-270m").encode([prompt], gans[1].recipe), gans[1].sample_z(0, 1))
+    assert {"_lay_out", "_understand", "_render"} <= waits.keys() and not any(waits.values()), waits
 
 
 @pytest.mark.parametrize("kind", ["StyleGAN2", "StyleGAN3", "BigGAN", "GALIP"])

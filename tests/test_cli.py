@@ -1,6 +1,7 @@
 """The command line, run as a user runs it but in this process."""
 
 import os
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageStat
 from llm_gan.models import cli
 from llm_gan.models.checkpoint import DEFAULT_GAN, save_gan
 from llm_gan.models.cli import main
+from llm_gan.models.gan import MOST_PSI
 from llm_gan.models.pictures import read_picture
 
 from test_gan import small_gan
@@ -140,6 +142,20 @@ def test_numbers_that_are_none_are_refused(capsys):
         with pytest.raises(SystemExit):
             main(words)
         assert "with commas between" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["generate", "walk"])
+@pytest.mark.parametrize("psi", ["nan", "5", "-1", "much"])
+def test_a_wild_truncation_is_refused_before_anything_is_loaded(command, psi, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "x", "--gan", "none.safetensors", f"--truncation={psi}"])
+    assert f"'{psi}' is no truncation: write a number from 0 to {MOST_PSI:g}." in capsys.readouterr().err
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"llm-gan {metadata.version('llm-gan')}\n"
 
 
 @needs_default
@@ -276,7 +292,6 @@ ERRORS = {
     "no folder to train on": (["train", "nowhere", "--out", "x.safetensors"], "There is no folder"),
     "no checkpoint name": (["train", "nowhere", "--out", "x.pt"], "should end in .safetensors"),
     "a file for a folder": (["generate", "x", "--out", cli.__file__], "is a file: give a folder"),
-    "a wild truncation": (["generate", "x", "--truncation", "nan"], "give from 0"),
     "bytes that are no text": (["generate", "caf\udce9"], "no text in UTF-8"),
     "odd resolution": (["train", "nowhere", "--out", "x.safetensors", "--resolution", "100"], "cannot be drawn"),
     "nothing to resume": (["train", "nowhere", "--out", "x.safetensors", "--resume"], "nothing to resume"),
@@ -295,6 +310,9 @@ ERRORS = {
     "a slide to nowhere": (["edit", "1", "--prompt", "x", "--out", "x.latent.safetensors", "--slide", "up"], "as 1=4,3=-2.5"),
     "a seed beyond all": (["edit", "9" * 30, "--prompt", "x", "--out", "x.latent.safetensors"], "is no number from 0"),
     "no source": (["edit", "²", "--prompt", "x", "--out", "x.latent.safetensors"], "is no seed, and no file"),
+    "no folder to look in": (["models", "--folder", "nowhere"], "There is no folder nowhere"),
+    "a rival that is none": (["benchmark", "--gan", "none.safetensors", "--rivals", "dall-e"], "There is no rival dall-e"),
+    "no such size": (["benchmark", "--gan", "none.safetensors", "--resolutions", "100"], "100 px cannot be drawn"),
     "no picture to restore": (["restore", "none.png", "--undo", "denoise"], "not a picture that can be read"),
     "no GAN to see with": (["train-encoder", "none.safetensors", "--data", "nowhere"], "There is no checkpoint"),
     "no packages": (["icons", "--packages", "nowhere", "--out", "there"], "npm pack"),

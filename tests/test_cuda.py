@@ -27,7 +27,7 @@ def here():
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 0.5 / 255), (torch.float16, 2 / 255)])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_pictures_are_the_cpus(here, dtype, bound, transparent):
+def test_pictures_are_the_cpus(here, dtype, bound, transparent, caplog):
     gan, condition, _ = here
     there = load_gan(DEFAULT_GAN, "cuda", dtype)
     for seed in range(4):  # as it is, recorded, replayed twice
@@ -35,7 +35,7 @@ def test_pictures_are_the_cpus(here, dtype, bound, transparent):
         one, _ = gan.generate(condition, z, transparent=transparent)
         other, _ = there.generate(condition, z, transparent=transparent)
         assert (one - other).abs().max() <= bound
-    assert any(there.recordings._kinds.values())
+    assert any(there.recordings._kinds.values()) and not caplog.records
 
 
 def test_each_prompt_and_edit_is_drawn_anew(here):
@@ -93,7 +93,7 @@ def test_what_would_wait_for_the_gpu_is_not_begun_to_be_recorded():
     torch.cuda.empty_cache()
 
 
-def test_prompts_are_read_as_the_cpu_reads_them(here):
+def test_prompts_are_read_as_the_cpu_reads_them(here, caplog):
     gan, _, _ = here
     one, other = (LanguageModel.load("gemma-3-270m", device=device, dtype=torch.float32) for device in ("cpu", "cuda"))
     for text in ("a cat", "a dog", "a cow", "一只猫", "three bananas above a house"):
@@ -101,7 +101,7 @@ def test_prompts_are_read_as_the_cpu_reads_them(here):
         scale = near.pooled.abs().max()
         assert (near.pooled - far.pooled).abs().max() <= 1e-3 * scale
         assert (near.tokens - far.tokens).abs().max() <= 1e-3 * near.tokens.abs().max()
-    assert any(other._recordings._kinds.values())
+    assert any(other._recordings._kinds.values()) and not caplog.records
 
 
 def test_recorded_steps_of_training_are_those_that_it_makes_as_they_are(here):

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from llm_gan.models import enlarger as module
 from llm_gan.models.checkpoint import DEFAULT_GAN
@@ -17,6 +19,7 @@ from llm_gan.models.enlarger import Enlarger, EnlargerConfig, enlarge, load_enla
 from llm_gan.models.generator import bilinear
 from llm_gan.models.pictures import on_white
 from llm_gan.models.training.enlarger import EnlargerTraining, judge, spoilt, train_enlarger
+from llm_gan.models.training.state import read_state
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def test_progress_is_told_after_every_strip_and_may_stop_it(untrained, monkeypat
     told = []
     monkeypatch.setattr(module, "CACHED", 1)  # strips of 16 rows
     enlarge(untrained, torch.zeros(2, 20, 5, 4), 4, lambda done, total: told.append((done, total)))
-    picture = [80, 20] * 2 + [160, 160, 80] * 2  # it and its opacity, both of them then at twice the size
+    picture = [80, 20, 160, 160, 80] * 2  # it, then at twice the size, and its opacity
     assert told == [(done, 2000) for done in accumulate(picture * 2)]
 
     def stop(done, total):
@@ -105,6 +108,29 @@ def test_progress_is_told_after_every_strip_and_may_stop_it(untrained, monkeypat
 
     with pytest.raises(InterruptedError, match="80 of 300"):
         enlarge(untrained, torch.zeros(3, 20, 5, 3), 2, stop)
+
+
+class Rooms(TorchDispatchMode):
+    """Of all that is computed within, the sizes of tensors in memory of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        known = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        new = [x for x in tree_leaves(made) if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in known]
+        self.sizes += [x.untyped_storage().nbytes() for x in new]
+        return made
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_beside_the_result_there_is_nothing_of_its_size(untrained, monkeypatch, channels):
+    monkeypatch.setattr(module, "CACHED", 1)  # strips of 16 rows
+    with Rooms() as rooms:
+        large = enlarge(untrained, torch.rand(1, 200, 30, channels), 4)
+    assert sorted(rooms.sizes)[-1] == large.nbytes and sorted(rooms.sizes)[-2] < 0.3 * large.nbytes
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -196,6 +222,49 @@ def test_a_run_goes_on_exactly_where_it_stopped(shapes, tmp_path):
     assert load_enlarger(out).card.images_seen == 48
     again = train_enlarger(shapes, out, run, resolution=96, resume=True)
     assert all(torch.equal(x, y) for x, y in zip(whole.state_dict().values(), again.state_dict().values()))
+
+
+def test_a_training_whose_numbers_are_no_longer_finite_is_given_up(shapes, tmp_path, monkeypatch):
+    step, out, run = torch.optim.Adam.step, tmp_path / "a.enlarger.safetensors", tmp_path / "run"
+    backward, calls = torch.Tensor.backward, []
+
+    def spoilt(loss):
+        backward(loss)
+        calls.append(loss)
+        if len(calls) == 3:
+            learnt[0].grad.view(-1)[0] = torch.nan
+
+    def noted(optimizer):
+        learnt[:] = optimizer.param_groups[0]["params"]
+        return step(optimizer)
+
+    learnt = []
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    monkeypatch.setattr(torch.Tensor, "backward", spoilt)
+    with pytest.raises(ArithmeticError, match="no longer finite; resume from the last good state, in .*run, with another seed"):
+        train_enlarger(shapes, out, run, resolution=96, images=96, save_every=0)
+    kept = read_state(run)
+    assert kept["count.images"] == 32 and all(torch.isfinite(value).all() for value in kept.values())
+    assert load_enlarger(out).card.images_seen == 32
+
+
+def test_an_enlarger_that_is_not_finite_replaces_none(untrained, tmp_path):
+    path = save_enlarger(untrained, tmp_path / "a.enlarger.safetensors")
+    before = path.read_bytes()
+    untrained.last.bias[0] = 1e6  # more than fp16 holds
+    with pytest.raises(ValueError, match="a.enlarger.safetensors is not written: last.bias holds values that are not finite"):
+        save_enlarger(untrained, path)
+    assert path.read_bytes() == before
+
+
+def test_what_was_learnt_is_kept_before_it_is_shown(shapes, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("llm_gan.models.training.enlarger.contact_sheet", full)
+    with pytest.raises(OSError, match="No space left"):
+        train_enlarger(shapes, tmp_path / "a.enlarger.safetensors", tmp_path / "run", resolution=96, images=16)
+    assert read_state(tmp_path / "run")["count.images"] == 16
 
 
 def test_a_run_goes_on_at_its_own_resolution(shapes, tmp_path):

@@ -292,6 +292,16 @@ def test_condition_norm_whitens():
     assert tokens.flatten(0, 1).mean(0).abs().max() < 1e-4
 
 
+def test_of_few_captions_a_new_prompt_is_read_by_what_they_differ_in():
+    torch.manual_seed(0)
+    raw = condition(9)
+    raw.pooled = 100 + torch.randn(9, WIDTH)
+    norm = ConditionNorm(WIDTH, 16)
+    norm.fit(raw.tokens[raw.mask], raw.pooled)
+    _, pooled = norm(raw.tokens, 100 + torch.randn(9, WIDTH))
+    assert pooled.abs().max() < 6 and (pooled.square().mean(0) > 0.01).sum() == 8
+
+
 def test_features_have_the_strides_of_the_paper():
     maps = EfficientNetLite()(torch.randn(1, 3, 64, 64))
     assert [tuple(m.shape[1:]) for m in maps] == [(c, s, s) for c, s in zip(FEATURE_CHANNELS, (16, 8, 4, 2))]

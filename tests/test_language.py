@@ -104,7 +104,7 @@ NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_att
          "self_attn.k_norm": "attn_k_norm"}
 
 
-def write_gguf(path, model, tokens, architecture="llama", *, skip=(), change=None, extra=None):
+def write_gguf(path, model, tokens, architecture="llama", *, skip=(), change=None, extra=None, entries=None):
     """A GGUF file of a tiny transformers model, as llama.cpp's converter writes them."""
     import gguf
 
@@ -156,6 +156,8 @@ def write_gguf(path, model, tokens, architecture="llama", *, skip=(), change=Non
         if name not in skip:
             weight = (change or {}).get(name, lambda w: w)(weight)
             writer.add_tensor(name, np.ascontiguousarray(weight, np.float32))
+    for key, value in (entries or {}).items():  # in place of what is there, which a writer's own methods refuse
+        writer.kv_data[0][key] = gguf.GGUFValue(value, gguf.GGUFValueType.get_type(value))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -568,6 +570,16 @@ def test_a_decoder_moves_and_reads_at_the_precision_asked_for(gguf_file, tmp_pat
     assert torch.linalg.vector_norm(a.pooled - b.pooled) < 0.05 * torch.linalg.vector_norm(a.pooled)
 
 
+def test_the_vocabulary_stays_where_a_few_words_of_it_are_looked_up(gguf_file, tmp_path):
+    model = LanguageModel.load(gguf_file, convert_to=tmp_path)
+    rows = model.reader.placed(torch.tensor([[3, 5, 3]]))
+    assert rows.shape == (1, 3, model.width) and torch.equal(rows[:, 0], rows[:, 2])
+    assert not any(weight.shape[0] == len(llama_tokens()) for weight in model.parameters())
+    model.to("meta")  # a device of its own, without numbers
+    moved = model.reader.placed(torch.tensor([[3, 5, 3]]))
+    assert moved.shape == rows.shape and moved.device == model.reader.device == torch.device("meta")
+
+
 @pytest.mark.parametrize("change", [{"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {"hidden_act": "gelu"},
                                     {"attention_bias": True}, {"model_type": "qwen2"}, {"head_dim": None}])
 def test_a_decoder_of_another_kind_is_left_to_transformers(gguf_file, tmp_path, change):
@@ -756,6 +768,9 @@ def test_gemma_default_recipe(gemma):
 # --------------------------------------------------------------------------------------------------- expansion
 
 
+DRAGON = "a red dragon flying over a dark castle with a sleeping knight"
+
+
 @pytest.mark.parametrize("prompt, raw, result", [
     ("red apple", "A shiny red apple on a table. It is big.", "red apple. A shiny red apple on a table."),
     ("red apple.", " \"Two apples, red ones.\"\nPrompt: next", "red apple. Two apples, red ones."),
@@ -772,6 +787,14 @@ def test_gemma_default_recipe(gemma):
     ("一张包含猫和狗的图像", "一只鸟在树上。", "一张包含猫和狗的图像"),
     ("一张包含猫和狗的图像", "A cat and a dog.", "一张包含猫和狗的图像"),
     ("", "A cat.", ""),
+    (DRAGON, f"{DRAGON} in one short sentence.", DRAGON),
+    (DRAGON, f"Describe a picture of {DRAGON} at night under a bright full moon.", DRAGON),
+    (DRAGON, f"A picture of {DRAGON}, painted.", DRAGON),
+    (DRAGON, f"{DRAGON} at night under a bright full moon.", f"{DRAGON}. {DRAGON} at night under a bright full moon."),
+    ("red apple", "This is a red apple.", "red apple"),
+    ("红苹果", "这是一个红苹果的图片。", "红苹果"),
+    ("红苹果", "用一句简短的话描述一张红苹果的图片，在桌子上。", "红苹果"),
+    ("红苹果", "红苹果放在桌子上。", "红苹果. 红苹果放在桌子上。"),
 ])
 def test_only_a_description_of_the_prompt_is_accepted(prompt, raw, result):
     assert expand.accept(prompt, raw) == result
@@ -971,6 +994,44 @@ def test_a_number_of_another_kind_is_refused(gguf_file, tmp_path, key, kind, val
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("key, value, words", [
+    ("tokenizer.ggml.model", ["gpt2"], "was cut short or is damaged: fetch it again"),
+    ("tokenizer.ggml.model", [1, 2], "was cut short or is damaged: fetch it again"),
+    ("tokenizer.ggml.pre", ["smollm"], "was cut short or is damaged: fetch it again"),
+    ("general.architecture", ["llama"], r"its entry general.architecture should be a text, but is \['llama'\]"),
+    ("general.architecture", [1, 2], "its entry general.architecture should be a text, but is array"),
+    ("llama.rope.scaling.type", [1, 2], "its entry llama.rope.scaling.type should be a text"),
+    ("split.count", 3, "it is one of 3 parts of a model: join them with llama-gguf-split --merge"),
+    ("split.count", 1, None),
+])
+def test_an_entry_of_another_kind_is_refused_in_one_sentence(tmp_path, key, value, words):
+    path = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), llama_tokens(), entries={key: value})
+    if words is None:
+        convert_gguf(path, tmp_path / "out")
+    else:
+        with pytest.raises(ValueError, match=f"tiny.gguf .*{words}"):
+            convert_gguf(path, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path):
+    entries = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [True] * len(llama_tokens())}
+    path = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), llama_tokens(), entries=entries)
+    with pytest.raises(ValueError, match="tiny.gguf .*is damaged: fetch it again"):
+        convert_gguf(path, tmp_path / "out")
+
+
+def test_a_format_that_the_gguf_package_cannot_read_is_named(gguf_file, tmp_path):
+    data = bytearray(gguf_file.read_bytes())
+    name = b"blk.0.attn_q.weight"
+    at = data.index(name) + len(name) + 4 + 2 * 8
+    data[at:at + 4] = struct.pack("<I", 26)  # of whole numbers
+    gguf_file.write_bytes(data)
+    with pytest.raises(ValueError, match="numbers in the format I32, which the gguf package cannot read"):
+        convert_gguf(gguf_file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_tensors_that_share_their_bytes_are_refused(gguf_file, tmp_path):
     data = bytearray(gguf_file.read_bytes())
     tensors = gguf._read_header(data).tensors
@@ -1009,6 +1070,36 @@ def test_what_is_not_read_of_a_prompt_is_known(tiny):
     assert rest and prompt.endswith(rest)
     read = tiny.encode([prompt, f"{prompt.removesuffix(rest)}{'x' * len(rest)}"], recipe)
     assert torch.equal(*read.tokens[:, :3]) and read.mask.sum(1).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("prompt, read", [
+    ("<lora:x y:0.8> a cat", "a cat"),
+    ("a cat, <lora:x:1>, at <hypernet:y:1> night", "a cat, at night"),
+    ("<lora:x:1>, a cat", "a cat"),
+    ("embedding:foo cat", "cat"),
+    ("(embedding:foo:1.2), cat", "cat"),
+    ("(cat:1.2) and ((a dog:2) on (green grass:.5):1.1)", "cat and a dog on green grass"),
+    (r"(ganyu \(genshin impact\):1.2)", r"ganyu \(genshin impact\)"),
+    ("(一只猫:1.3)", "一只猫"),
+    ("<lora:x:1>", ""),
+    *((text, text) for text in (
+        "((cat)), [dog], a cat,", "a (16:9) screen (at 10:30)", r"a \(cat:1.2\)", "x <3: y <b> z", "a cat // of mine", "(a: b)",
+        "http://a.cat:80/",
+    )),
+])
+def test_what_is_written_for_diffusion_models_is_not_read(tiny, prompt, read):
+    cache = ConditionCache()
+    one, other = (tiny.encode([text], cache=cache) for text in (prompt, read))
+    assert torch.equal(one.tokens, other.tokens) and torch.equal(one.pooled, other.pooled)
+    assert (cache.hits, cache.misses) == (1, 1) and cache.get(tiny.recipe(), read) is not None
+    short = tiny.recipe(max_tokens=2)
+    rest = tiny.unread(prompt, short)
+    assert read.endswith(rest) and rest == tiny.unread(read, short) and (rest or not read)
+
+
+def test_an_expansion_is_of_what_is_read(tiny, monkeypatch):
+    monkeypatch.setattr("llm_gan.models.language.model.generate", lambda *_, **__: "A cat sleeps on a green sofa.")
+    assert tiny.expand("<lora:x:1> (a cat:1.2)") == "a cat. A cat sleeps on a green sofa."
 
 
 @pytest.mark.parametrize("use", ["unread", "expand"])

@@ -349,6 +349,32 @@ def test_a_background_of_every_latent_is_saved_as_ever(gan, apples, tmp_path):
     assert torch.equal(before.background, whole.background)
 
 
+def test_a_file_says_the_version_that_it_needs(gan, apples, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    mixed = mix(apples[1][[0]], apples[1][[1]], [0])
+    for version, latent in (("1", apples[1]), ("2", mixed)):
+        path = save_latent(latent, tmp_path / f"{version}.latent.safetensors", gan)
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["llm_gan_latent"] == version
+        assert load_latent(path)[0].tensors().keys() == latent.tensors().keys()
+    before = tmp_path / "before.latent.safetensors"  # as looks were shifted for a time
+    save_file({"z": mixed.z, "look_shift": mixed.look_shift}, before, {"llm_gan_latent": "1"})
+    assert torch.equal(load_latent(before)[0].look_shift, mixed.look_shift)
+    save_file({"z": mixed.z, "smell": mixed.z.clone()}, tmp_path / "new.latent.safetensors", {"llm_gan_latent": "3"})
+    with pytest.raises(ValueError, match="written by a newer LLM-GAN: update it"):
+        load_latent(tmp_path / "new.latent.safetensors")
+
+
+def test_latents_of_two_gans_are_not_joined(apples):
+    with pytest.raises(ValueError, match="of different GANs, their z differ"):
+        join([apples[1], Latent(torch.zeros(1, 3))])
+    one, other = (Latent(torch.zeros(1, 4), style_shift=torch.zeros(1, 2, 3, n)) for n in (5, 6))
+    with pytest.raises(ValueError, match="their style_shift differ"):
+        join([one, other])
+
+
 def test_files_that_are_no_latents_are_refused(gan, apples, tmp_path):
     from safetensors.torch import save_file
 

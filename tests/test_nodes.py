@@ -35,7 +35,7 @@ CONTRACT = {
         ),
         "CONDITIONING CONDITIONING, text STRING",
     ),
-    "LLMGAN_LoadGAN": ("Load Conditional GAN", "gan COMBO, precision COMBO", "GAN LLMGAN_GAN, info STRING"),
+    "LLMGAN_LoadGAN": ("Load Conditional GAN", "gan COMBO, precision COMBO", "GAN LLMGAN_GAN, info STRING, resolution INT"),
     "LLMGAN_Generator": (
         "Conditional GAN Generator",
         (
@@ -96,6 +96,11 @@ CONTRACT = {
         "latent LLMGAN_LATENT, weight FLOAT, other LLMGAN_LATENT",
         "latent LLMGAN_LATENT",
     ),
+    "LLMGAN_JoinLatents": (
+        "Join GAN Latents",
+        "a LLMGAN_LATENT, b LLMGAN_LATENT, c LLMGAN_LATENT, d LLMGAN_LATENT",
+        "latent LLMGAN_LATENT",
+    ),
     "LLMGAN_Pick": (
         "Pick from GAN Latents",
         "latent LLMGAN_LATENT, places STRING, images IMAGE, conditioning CONDITIONING",
@@ -115,7 +120,8 @@ CONTRACT = {
         "Latent Sliders",
         (
             "gan LLMGAN_GAN, conditioning CONDITIONING, latent LLMGAN_LATENT, method COMBO, layers COMBO, first INT,"
-            " slider_1 FLOAT, slider_2 FLOAT, slider_3 FLOAT, slider_4 FLOAT, slider_5 FLOAT, names STRING"
+            " slider_1 FLOAT, slider_2 FLOAT, slider_3 FLOAT, slider_4 FLOAT, slider_5 FLOAT, names STRING,"
+            " truncation FLOAT"
         ),
         "latent LLMGAN_LATENT, sheet IMAGE",
     ),
@@ -145,6 +151,17 @@ CONTRACT = {
         "GAN LLMGAN_GAN, info STRING",
     ),
 }
+
+
+# In the menu below LLM-GAN; the others, of which a first graph is made, stand in it.
+MENU = {
+    "latents": (
+        "MixStyles", "Interpolate", "TravelPrompts", "Average", "JoinLatents", "Pick", "Vary", "Paint", "Sliders",
+        "SeedExplorer", "SaveLatent", "LoadLatent",
+    ),
+    "pictures": ("ImageToLatent", "Restore", "Restyle", "Enlarge"),
+    "train": ("SaveGAN", "Dataset", "Train"),
+}  # fmt: skip
 
 
 @dataclass
@@ -262,9 +279,11 @@ def _schema(pack, node_id):
 
 def test_nodes_are_those_of_the_contract(pack):
     assert pack.ids == list(CONTRACT)
+    below = {f"LLMGAN_{node}": f"LLM-GAN/{name}" for name, nodes in MENU.items() for node in nodes}
     for node_id, (name, inputs, outputs) in CONTRACT.items():
         schema = _schema(pack, node_id)
-        assert (schema.node_id, schema.display_name, schema.category) == (node_id, name, "LLM-GAN")
+        assert (schema.node_id, schema.display_name) == (node_id, name)
+        assert schema.category == below.get(node_id, "LLM-GAN")
         assert ", ".join(f"{i.id} {i.get_io_type()}" for i in schema.inputs) == inputs
         assert ", ".join(f"{o.display_name} {o.get_io_type()}" for o in schema.outputs) == outputs
 
@@ -337,6 +356,56 @@ def test_model_folders_are_added_to_what_a_user_has(pack, monkeypatch):
         {".safetensors", ".ckpt"},
     )
     assert folder_paths.get_folder_paths("LLM") == [str(Path(folder_paths.models_dir) / "LLM")]
+
+
+@pytest.mark.parametrize("listed", [{".ckpt"}, set()])
+def test_our_files_are_listed_whatever_another_pack_lists(pack, tmp_path, monkeypatch, listed):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {"gan": ([str(tmp_path / "theirs")], listed)})
+    for name in ("theirs/a.ckpt", "models/gan/b.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert "a.ckpt" in folder_paths.get_filename_list("gan")
+    pack.module("nodes.comfyui").register_model_folders()
+    assert folder_paths.get_filename_list("gan") == ["a.ckpt", "b.safetensors"]
+    assert listed <= {".ckpt"}  # theirs is as it was
+
+
+def test_a_link_to_nowhere_is_not_offered(pack):
+    import folder_paths
+
+    link = Path(folder_paths.models_dir) / "gan" / "gone.safetensors"
+    link.symlink_to("nowhere.safetensors")
+    try:
+        assert link.name in folder_paths.get_filename_list("gan")
+        assert link.name not in _schema(pack, "LLMGAN_LoadGAN").inputs[0].options
+    finally:
+        link.unlink()
+
+
+def test_folders_that_cannot_be_read_leave_the_nodes(pack, monkeypatch):
+    import folder_paths
+
+    def refuse(*_):
+        raise PermissionError("not yours")
+
+    for ask in ("get_filename_list", "get_folder_paths", "get_output_directory", "get_input_directory"):
+        monkeypatch.setattr(folder_paths, ask, refuse)
+    schemas = {node_id: _schema(pack, node_id) for node_id in CONTRACT}
+    assert schemas["LLMGAN_LoadGAN"].inputs[0].options == [BUNDLED]
+    assert schemas["LLMGAN_LoadLLM"].inputs[0].options == ["gemma-3-270m"]
+
+
+def test_one_number_ranges_alike_in_every_node(pack):
+    from llm_gan.models.gan import MOST_PSI
+
+    most = {"truncation": MOST_PSI, "seed": 2**64 - 1, "first_seed": 2**64 - 1}
+    nodes = [node_id for node_id in CONTRACT if node_id != "LLMGAN_Train"]
+    found = [(i.id, i.max) for node_id in nodes for i in _schema(pack, node_id).inputs if i.id in most]
+    assert len(found) == 6 and all(high == most[name] for name, high in found)
 
 
 # --- from a prompt to a picture to its score
@@ -433,6 +502,22 @@ def test_edited_latents_of_several_prompts_are_drawn_with_their_own(pack, gan, d
     varied, = pack.run("Vary", latent=latent, count=3, strength=0.0, seed=1)
     again = draw(prompts, latent=varied)[0]
     assert (again - images.repeat_interleave(3, 0)).abs().max() <= ROUNDED
+
+
+def test_latents_of_several_prompts_are_all_drawn_with_another_where_they_differ(pack, gan, draw, encode):
+    prompts, dog = encode(["a cat", "a house"]), encode("a dog")
+    images, latent = draw(prompts, batch_size=2)
+    varied, = pack.run("Vary", latent=latent, count=1, strength=0.6, seed=1)
+    seen = pack.run("ImageToLatent", gan=gan, images=images, conditioning=prompts, steps=0)[0]
+    for other in (varied, seen):
+        dogs, drawn = draw(dog, latent=other)
+        assert len(dogs) == 4 and torch.equal(drawn["z"], other["z"])
+        last = pack.run("Pick", latent=other, places="3")[0]
+        assert (dogs[3:] - draw(dog, latent=last)[0]).abs().max() <= ROUNDED
+    three = draw(encode(["a dog", "a car", "a star"]), latent=varied)[0]
+    assert len(three) == 12 and (three[:4] - draw(dog, latent=varied)[0]).abs().max() <= ROUNDED
+    painted, = pack.run("Paint", latent=latent, colours="red", background="")  # all alike, and begun as the same
+    assert len(draw(dog, latent=painted)[0]) == 2
 
 
 def test_latents_that_repeat_are_all_drawn(pack, draw, encode):
@@ -703,6 +788,36 @@ def test_a_second_run_loads_nothing_and_reads_nothing_again(pack, llm, gan, enco
     assert loads == [] and torch.equal(first[0][0], again[0][0])
 
 
+def test_what_was_read_before_leaves_the_model_where_it_is(pack, encode, monkeypatch):
+    import comfy.model_management as mm
+
+    loads, load = [], mm.load_models_gpu
+    monkeypatch.setattr(mm, "load_models_gpu", lambda patchers, **how: loads.append(patchers) or load(patchers, **how))
+    first = encode(["a silver bell", "a golden bell"])
+    assert len(loads) == 1
+    again = encode(["a golden bell", "a silver  bell"], seed=7)  # as a control that draws another seed after each run asks
+    assert len(loads) == 1 and torch.equal(again[0][1]["pooled_output"], first[0][1]["pooled_output"][[1, 0]])
+    assert len(encode(["a golden bell", "a copper bell"])[0][0]) == 2 and len(loads) == 2
+
+
+def test_a_precision_by_two_names_is_loaded_once(pack, llm, gan):
+    for precision in ("auto", "fp32"):  # of a CPU
+        assert pack.run("LoadGAN", gan=BUNDLED, precision=precision)[0] is gan
+        assert pack.run("LoadLLM", model="gemma-3-270m", precision=precision)[0] is llm
+
+
+def test_weights_that_are_shared_are_asked_for_once(pack):
+    comfyui, cpu = pack.module("nodes.comfyui"), torch.device("cpu")
+    network = nn.ModuleDict({"reads": nn.Linear(8, 8), "writes": nn.Linear(8, 8, bias=False)})
+    network["writes"].weight = network["reads"].weight
+    assert comfyui.Managed(network, cpu, cpu).patcher.size == 4 * (8 * 8 + 8)
+
+
+def test_a_network_leaves_its_device_as_a_whole(gan):
+    """As ComfyUI asks: what a part did not free, it unloads all for."""
+    assert gan.patcher.partially_unload(torch.device("cpu"), 1) == 0
+
+
 def test_what_no_graph_holds_is_let_go(pack, encode):
     loaded = pack.run("LoadGAN", gan=BUNDLED, precision="bf16")[0]
     assert loaded.network.dtype == torch.bfloat16
@@ -824,8 +939,9 @@ def test_a_saved_gan_loads_back_and_nothing_is_overwritten(pack, gan, draw, enco
     assert preview(read_metadata(first)).startswith(b"\x89PNG")
     name = str(Path("mine") / first.name)
     assert name in pack.node("LLMGAN_LoadGAN").define_schema().inputs[0].options
-    loaded, info = pack.run("LoadGAN", gan=name, precision="fp32")
+    loaded, info, resolution = pack.run("LoadGAN", gan=name, precision="fp32")
     assert "gemma-3-270m, layer 14" in info and "with discriminator" in info
+    assert f"knows {len(gan.network.generator.memory.keys):,} concepts" in info and resolution == images.shape[1]
     # Files hold fp16, and this GAN came out of one.
     assert torch.equal(draw(conditioning, gan=loaded)[0], images)
 
@@ -848,7 +964,7 @@ def test_what_is_saved_is_as_it_was_read_whatever_the_precision(pack, gan, monke
 
 def test_without_its_discriminator_a_gan_draws_and_does_not_score(pack, gan, draw, encode):
     path = Path(pack.run("SaveGAN", gan=gan, filename_prefix="small", include_discriminator=False)[0])
-    bare, info = pack.run("LoadGAN", gan=path.name, precision="fp32")
+    bare, info, _ = pack.run("LoadGAN", gan=path.name, precision="fp32")
     assert "without discriminator" in info
     images = draw(encode("a dog"), gan=bare)[0]
     with pytest.raises(ValueError, match="without its discriminator"):
@@ -905,6 +1021,20 @@ def test_latents_are_mixed_walked_averaged_picked_and_varied(pack, gan, draw, en
     mean, = pack.run("Average", latent=batch, weight=0.0, other=picked)
     varied, = pack.run("Vary", latent=mean, count=2, strength=0.2, seed=1)
     assert len(draw(conditioning, latent=varied)[0]) == 2
+
+
+def test_latents_are_joined(pack, draw, encode):
+    conditioning = encode("a red apple")
+    pictures, batch = draw(conditioning)
+    red, = pack.run("Paint", latent=pack.run("Pick", latent=batch, places="0")[0], colours="blue", background="")
+    joined, = pack.run("JoinLatents", a=batch, b=red)
+    images = draw(conditioning, latent=joined)[0]
+    assert len(images) == 4 and (images[:3] - pictures).abs().max() <= ROUNDED
+    assert (images[3:] - draw(conditioning, latent=red)[0]).abs().max() <= ROUNDED
+    four, = pack.run("JoinLatents", a=red, b=red, c=batch, d=red)
+    assert torch.equal(four["z"], torch.cat([red["z"], red["z"], batch["z"], red["z"]]))
+    with pytest.raises(ValueError, match="of different GANs"):
+        pack.run("JoinLatents", a=red, b={"z": torch.zeros(1, 3)})
 
 
 def test_what_is_picked_of_several_prompts_is_drawn_with_its_own(pack, draw, encode):
@@ -988,9 +1118,22 @@ def test_the_sheet_of_the_sliders_is_drawn_anew_only_where_it_is_another(pack, g
     assert torch.equal(pack.run("Sliders", **inputs | {"slider_1": 3.0})[1], sheet)
     named = pack.run("Sliders", **inputs, names="rounder")[1]
     assert drawings == [25] and not torch.equal(named, sheet)
-    for change in ({"latent": following}, {"conditioning": other}, {"method": "pca"}, {"layers": "fine"}, {"first": 2}):
+    others = {"latent": following}, {"conditioning": other}, {"method": "pca"}, {"layers": "fine"}, {"first": 2}
+    for change in (*others, {"truncation": 0.5}):
         drawings.clear()
         assert not torch.equal(pack.run("Sliders", **inputs | change)[1], sheet) and drawings == [25]
+
+
+def test_the_sheet_of_the_sliders_shows_what_the_generator_draws(pack, gan, draw, encode, monkeypatch):
+    module, shown = pack.module("nodes.latents"), []
+    plain = module.labelled_sheet
+    monkeypatch.setattr(module, "labelled_sheet", lambda pictures, *names: shown.append(pictures) or plain(pictures, *names))
+    conditioning = encode("a yellow star")
+    pictures, latent = draw(conditioning, batch_size=1, truncation=0.5)
+    inputs = {"gan": gan, "conditioning": conditioning, "latent": latent, "method": "sefa", "layers": "all", "first": 1}
+    inputs |= {f"slider_{i}": 0.0 for i in range(1, 6)}
+    pack.run("Sliders", **inputs, truncation=0.5)
+    assert (shown[0][2] - pictures[0]).abs().max() <= ROUNDED  # at strength 0, in the midst of a row
 
 
 def test_the_explorer_shows_what_the_generator_draws(pack, gan, draw, encode):
@@ -999,6 +1142,8 @@ def test_the_explorer_shows_what_the_generator_draws(pack, gan, draw, encode):
     grid, pictures = pack.run("SeedExplorer", **inputs)
     assert len(grid) == 1 and len(pictures) == 4
     assert torch.allclose(pictures[3:], draw(conditioning, seed=8, batch_size=1)[0], atol=1e-4)
+    last = pack.run("SeedExplorer", **inputs | {"first_seed": 2**64 - 1, "truncations": "1"})[1]  # and after it the first
+    assert (last[1:] - draw(conditioning, seed=0, batch_size=1)[0]).abs().max() <= ROUNDED
     with pytest.raises(ValueError, match="are no truncations"):
         pack.run("SeedExplorer", **inputs | {"truncations": "half"})
 
@@ -1073,12 +1218,39 @@ def test_pictures_are_seen_by_weights_that_were_moved_under_inference_mode(draw,
     assert (drawn - pictures).abs().mean() < 0.1
 
 
-def test_cancel_while_seeing_keeps_the_best(seen):
-    import comfy.model_management as mm
+def test_grey_pictures_are_taken(pack, gan, encode, seen):
+    conditioning, pictures, _ = seen
+    grey = pictures.mean(3, keepdim=True)
+    shown = {"gan": gan, "conditioning": conditioning}
+    undo = {"denoise": True} | dict.fromkeys(("deblur", "colourise", "unjpeg"), False)
 
-    mm.interrupt_current_processing(True)
-    latent, drawn = seen[2](steps=2000)
-    assert len(latent["z"]) == len(drawn) and not mm.processing_interrupted()
+    def outcomes(images):
+        yield pack.run("ImageToLatent", **shown, images=images, steps=0)[1]
+        yield pack.run("Restore", **shown, images=images, steps=0, zoom=1.0, **undo)[0]
+        yield pack.run("Restyle", **shown, images=images, steps=0, strength=1.0, keep=0.25, style=encode("an apple"))[0]
+        yield torch.tensor(pack.run("DiscriminatorScore", **shown, images=images, keep=1)[2])
+        yield pack.run("Enlarge", images=images, times="2x", enlarger="drawings (bundled)")[0]
+
+    for one, other in zip(outcomes(grey), outcomes(grey.repeat(1, 1, 1, 3))):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_mask_may_have_another_shape_and_the_thinnest_stroke(pack, gan, seen):
+    conditioning, pictures, find = seen
+    large = nn.functional.interpolate(pictures[:1].permute(0, 3, 1, 2), scale_factor=6).permute(0, 2, 3, 1)
+    mask = torch.zeros(1, *large.shape[1:3])
+    mask[:, :, 301] = 1
+    scratched = torch.where(mask[..., None] > 0, torch.tensor([0.0, 0, 1]), large)
+    inputs = {"gan": gan, "conditioning": conditioning, "steps": 0, "zoom": 1.0}
+    inputs |= dict.fromkeys(("denoise", "deblur", "colourise", "unjpeg"), False)
+    seen_whole = find(images=large, mask=mask)[1]
+    for shaped in (mask, mask[0], mask[:, None]):
+        assert torch.equal(find(images=scratched, mask=shaped)[1], seen_whole)
+        mended, = pack.run("Restore", **inputs, images=scratched, mask=shaped)
+        assert (mended - large)[:, :, 301].abs().mean() < 0.5 * (scratched - large)[:, :, 301].abs().mean()
+    for wrong, words in ((mask.repeat(2, 1, 1), "1 pictures and 2 masks"), (mask[..., None], "A mask of shape")):
+        with pytest.raises(ValueError, match=words):
+            find(images=large, mask=wrong)
 
 
 def test_a_picture_is_restored_at_any_size(pack, gan, seen):
@@ -1117,12 +1289,13 @@ def test_memory_is_asked_for_one_picture_where_they_are_done_one_by_one(pack, ga
     assert asked[:2] == asked[2:]
 
 
-def test_cancel_stops_what_sees_without_steps(pack, gan, encode, seen):
+@pytest.mark.parametrize("steps", [0, 2000])
+def test_cancel_stops_what_sees(pack, gan, encode, seen, steps):
     import comfy.model_management as mm
 
-    inputs = {"gan": gan, "images": seen[1], "conditioning": seen[0], "steps": 0, "strength": 1.0, "keep": 0.0}
+    inputs = {"gan": gan, "images": seen[1], "conditioning": seen[0], "steps": steps, "strength": 1.0, "keep": 0.0}
     inputs["style"] = encode("a red apple, noto style")
-    for run in (seen[2], lambda: pack.run("Restyle", **inputs)):
+    for run in (lambda: seen[2](steps=steps), lambda: pack.run("Restyle", **inputs)):
         mm.interrupt_current_processing(True)
         with pytest.raises(mm.InterruptProcessingException):
             run()
@@ -1285,7 +1458,9 @@ def test_a_training_that_was_stopped_is_not_finished(tmp_path):
     assert not is_finished(tmp_path, asked)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "..", ".hidden", "a\nb", "a\x00b", "cat.encoder", "Cat.Enlarger", "cat.latent", "a.latent.safetensors"]
+)
 def test_a_training_needs_a_plain_name(pack, name):
     with pytest.raises(ValueError, match="no name for a GAN"):
         pack.module("nodes.comfyui").training_paths(name)

@@ -5,7 +5,17 @@ import torch
 from PIL import Image
 
 from llm_gan.models.data.folder import read_folder, read_pictures
-from llm_gan.models.pictures import FAINT, HIDDEN, on_white, read_picture, square, to_network, white_where_clear
+from llm_gan.models.pictures import (
+    FAINT,
+    HIDDEN,
+    fitted,
+    masks,
+    on_white,
+    read_picture,
+    square,
+    to_network,
+    white_where_clear,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -32,6 +42,41 @@ def test_a_square_has_the_picture_in_its_midst(height, width, left, above):
         assert padded.shape == (2, side, side, 3)
         assert torch.equal(padded[:, above : above + height, left : left + width], images)
         assert padded.sum() == pytest.approx((images.sum() + around * 6 * (side**2 - height * width)).item(), rel=1e-5)
+
+
+def test_grey_is_a_colour_and_other_channels_are_refused():
+    grey = torch.rand(2, 5, 4, 1)
+    assert torch.equal(on_white(grey), grey.repeat(1, 1, 1, 3))
+    for shape in ([2, 5, 4, 2], [5, 4, 3]):
+        with pytest.raises(ValueError, match="give .B,H,W,C., with 1, 3 or 4 channels"):
+            on_white(torch.rand(shape))
+
+
+def test_masks_come_in_three_shapes():
+    mask = (torch.rand(2, 6, 9) > 0.5).float()
+    assert torch.equal(masks(mask), mask) and torch.equal(masks(mask[:, None]), mask) and torch.equal(masks(mask[0]), mask[:1])
+    for shape in ([9], [2, 6, 9, 1], [1, 2, 1, 6, 9]):
+        with pytest.raises(ValueError, match="A mask of shape"):
+            masks(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("height, width", [(16, 32), (50, 37), (128, 128), (300, 200), (512, 1024)])
+def test_no_stroke_is_too_thin_for_a_mask_of_another_size(height, width):
+    mask = torch.zeros(1, 128, 128)
+    mask[0, 77] = 1
+    lost = fitted(mask, height, width)
+    assert lost.shape == (1, 1, height, width) and set(lost.unique().tolist()) == {0, 1}
+    rows = lost[0, 0].bool().all(1).nonzero()[:, 0]
+    top, bottom = 77 * height / 128, 78 * height / 128
+    assert rows[0] <= top < bottom <= rows[-1] + 1 and len(rows) < bottom - top + 2
+    assert lost.sum() == len(rows) * width
+
+
+def test_of_a_soft_edge_a_mask_holds_what_shows():
+    soft = torch.linspace(0, 1, 81).expand(1, 4, -1)
+    assert fitted(soft, 4, 81)[0, 0, 0].nonzero()[0] == 11  # 0.1375
+    assert not fitted(torch.full((1, 8, 8), 20 / 255), 8, 8).any()  # what JPEG leaves of black
+    assert fitted(torch.ones(1, 8, 8, dtype=torch.bool), 3, 3).all()
 
 
 @pytest.mark.parametrize("size", [(32, 17), (17, 32), (32, 32)])

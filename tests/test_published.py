@@ -537,6 +537,12 @@ def test_a_broken_file_is_refused_in_a_sentence(kind, files, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
+def test_an_error_that_says_little_is_named(tmp_path):
+    (tmp_path / "wf.py").write_text("# no pickle")  # its first byte, 35, is looked up as what to do
+    with pytest.raises(ValueError, match=r"wf.py cannot be read as a pickle of networks \(KeyError: 35\)"):
+        networks_of(tmp_path / "wf.py")
+
+
 ODD = {
     "layers without leaky ReLUs": lambda g, d: setattr(g.synthesis.b8.conv0, "activation", "relu"),
     "without skip connections": lambda g, d: setattr(g.synthesis.b8, "architecture", "resnet"),

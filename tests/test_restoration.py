@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llm_gan.models.checkpoint import DEFAULT_GAN, encoder_path, load_gan, save_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, encoder_path, load_gan, save_encoder, save_gan
 from llm_gan.models.damage import KINDS, blur, blur_widely, damage, enlarged, grey, hole, jpeg, shrink
 from llm_gan.models.features import EfficientNetLite
 from llm_gan.models.gan import Latent
@@ -238,6 +238,22 @@ def test_progress_ends_with_the_last_picture(gan, condition, pictures):
     assert told == [(1, 2), (2, 2)]
 
 
+@pytest.mark.parametrize("steps, last", [(0, 0), (3, 1)])
+def test_once_it_is_stopped_no_other_picture_is_worked_on(gan, condition, pictures, steps, last):
+    told, mask = [], torch.zeros(1, 64, 64)
+    mask[:, 20:40, 20:40] = 1
+
+    def stop(done, total, shown):
+        told.append((done, total))
+        return len(told) > last
+
+    mended = restore(gan, pictures[:3], condition[:3], mask=mask, steps=steps, progress=stop)
+    assert told == ([(1, 3)] if not steps else [(0, 9), (1, 9)])
+    apart = [error(*pair) for pair in zip(mended, pictures)]
+    assert apart[0] > 1e-3 and max(apart[1:]) < 1e-6
+    assert restore(gan, pictures[:3], condition[:3], zoom=2, progress=stop).shape == (3, 256, 256, 3)
+
+
 def test_any_size_and_several_pictures(gan, condition, pictures):
     wide = torch.nn.functional.pad(pictures, (0, 0, 13, 20), value=1.0)
     told = []
@@ -265,11 +281,12 @@ def test_opacity_is_on_white(gan, condition, pictures):
         ({"undo": ["inpaint"]}, "a mask must say"),
         ({"zoom": 9.0}, "from 1 to 8"),
         ({"mask": torch.ones(3, 8, 8)}, "4 pictures and 3 masks"),
+        ({"images": torch.zeros(0, 8, 8, 3), "undo": ["denoise"]}, "nothing to restore: give one picture"),
     ],
 )
 def test_what_cannot_be_restored_is_said(gan, condition, pictures, arguments, words):
     with pytest.raises(ValueError, match=words):
-        restore(gan, pictures, condition, **arguments)
+        restore(**{"gan": gan, "images": pictures, "condition": condition} | arguments)
 
 
 def test_who_cannot_see_is_told_how(blind, gan, condition, pictures):
@@ -335,6 +352,17 @@ def test_an_encoder_lies_beside_its_gan(gan, tmp_path, condition, pictures):
     assert encoder_path(path).name == "other.encoder.safetensors" and encoder_path(path).is_file()
     again = load_gan(path)
     assert torch.equal(invert(again, pictures, condition).z, invert(gan, pictures, condition).z)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8])
+def test_an_encoder_is_told_by_the_weights_as_they_are_stored(gan, tmp_path, caplog, dtype):
+    learnt = load_gan(DEFAULT_GAN)
+    learnt.generator.canvas.bias += 1e-5 * torch.randn(len(learnt.generator.canvas.bias))  # in fp32, as after a training
+    path = save_gan(learnt, tmp_path / "other.safetensors", dtype)
+    again = load_gan(path)
+    assert again.encoder is not None and not caplog.records
+    save_encoder(again, path)
+    assert load_gan(path).encoder is not None
 
 
 def test_an_encoder_of_other_weights_is_left_out(gan, tmp_path, caplog):

@@ -467,6 +467,14 @@ def test_a_reader_that_understands_is_not_taught_again(folder, tmp_path, monkeyp
     assert lessons and moved
 
 
+def test_lessons_in_reading_leave_the_memory_as_it_was(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "ROUNDS", 1)
+    gan, dataset, _ = setup(folder, tmp_path, count=32)
+    reader.fit_reader(gan.generator, dataset, anyway=True)
+    learnt = {name.partition(".")[0] for name, weight in gan.generator.named_parameters() if weight.grad is not None}
+    assert learnt == {"layout"}
+
+
 def test_captions_of_similar_length_are_read_together(folder, tmp_path, monkeypatch):
     _, dataset, _ = setup(folder, tmp_path)
     pools = dataset.scenes, reader._singles(dataset)
@@ -550,6 +558,27 @@ def test_what_composes_is_trained_on_without_scenes(folder, tmp_path, bf16):
     trainer = Trainer(gan, dataset, TrainingConfig(images=32, batch_size=4, adversarial_from=0.5, bf16=bf16))
     figures = [trainer.step() for _ in range(6)]
     assert not trainer.diverged(figures[-1]) and "match" in figures[-1]
+
+
+def test_begun_from_a_gan_that_composes_a_folder_without_scenes_is_drawn_as_it_is(folder, tmp_path, monkeypatch, caplog):
+    """A reader of other sentences would find several things in captions of one."""
+    from llm_gan.models.training import run
+
+    class Model(Words):
+        width = WIDTH
+
+    monkeypatch.setattr(run.LanguageModel, "load", lambda name, device: Model())
+    start = tiny_gan()
+    start.generator.memory.remember(torch.randn(12, 24), [[i] for i in range(12)])
+    start.generator.layout.to_count.bias.data[1] = 100.0
+    caplog.set_level("INFO")
+    trained = run.train_folder(
+        folder, tmp_path / "gan.safetensors", tmp_path / "run", settings={"images": 8, "batch_size": 4}, start_from=start
+    )
+    assert trained.generator.config.things == trained.generator.config.tints == 0
+    assert torch.allclose(trained.generator.scales[3].conv1.weight, start.generator.scales[3].conv1.weight, atol=0.02)
+    assert "24 pictures of 12 captions, 8 to be shown at 64 px" in caplog.text
+    assert len((tmp_path / "run" / "samples.txt").read_text("utf-8").splitlines()) == 12
 
 
 def test_a_checkpoint_keeps_what_scenes_need(folder, tmp_path):

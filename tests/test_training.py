@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_encoder, save_gan
+from llm_gan.models.checkpoint import DEFAULT_GAN, encoder_path, load_gan, save_encoder, save_gan
 from llm_gan.models.cli.gans import _stop_between_steps, _training_settings
 from llm_gan.models.cli.parser import parser
 from llm_gan.models.condition import Condition, Recipe
@@ -23,13 +23,14 @@ from llm_gan.models.encoder import Encoder, EncoderConfig
 from llm_gan.models.gan import GAN
 from llm_gan.models.generator import GeneratorConfig
 from llm_gan.models.memory import SHOWN_BEFORE
-from llm_gan.models.training import loop, run as run_module
+from llm_gan.models.training import dataset as dataset_module, loop, run as run_module
 from llm_gan.models.training.augment import Augmentation
 from llm_gan.models.training.dataset import Dataset, build_dataset
 from llm_gan.models.training.encoder import EncoderTraining, draw_kinds, train_encoder, train_encoder_folder
 from llm_gan.models.training.log import RunLog
 from llm_gan.models.training.loop import learn
 from llm_gan.models.training.losses import contrast, finite_difference_penalty, hinge_discriminator, relativistic
+from llm_gan.models.training.probes import probe
 from llm_gan.models.training.state import load_optimizer, optimizer_tensors, read_state
 from llm_gan.models.training.trainer import Trainer, TrainingConfig, train
 
@@ -84,6 +85,69 @@ def setup(folder, cache, seed=0):
     dataset = build_dataset(read_pictures(examples, RESOLUTION), gan, Reader(), cache)
     gan.generator.memory.remember(dataset.pooled, dataset.concepts)
     return gan, dataset
+
+
+class Noting(Reader):
+    """Notes of every call what it is to read; ends in the call of this number."""
+
+    def __init__(self, until=99):
+        self.asked, self.until = [], until
+
+    def encode(self, texts, recipe, batch_size, progress):
+        if len(self.asked) == self.until:
+            raise KeyboardInterrupt
+        self.asked.append(list(texts))
+        condition = super().encode(texts, recipe, batch_size, progress)
+        condition.mask[:, 1] = torch.tensor([len(text) % 2 for text in texts], dtype=torch.bool)  # of one token or of two
+        if progress is not None:
+            progress(len(texts), len(texts))
+        return condition
+
+
+def test_only_captions_that_no_file_holds_are_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_module, "PART", 2)
+    recipe, first = Reader().recipe(), ["a cat", "a dog", "红心", "the sea"]
+
+    def states(texts, model, own=recipe):
+        told = []
+        found = dataset_module._conditions(texts, model, own, tmp_path, lambda *numbers: told.append(numbers))
+        fresh = Noting().encode(texts, own, 0, None)
+        assert torch.equal(found[0], fresh.tokens[fresh.mask].bfloat16())
+        assert torch.equal(found[1], fresh.mask.sum(1)) and torch.equal(found[2], fresh.pooled)
+        return model.asked, told
+
+    with pytest.raises(KeyboardInterrupt):
+        states(first, Noting(until=1))
+    assert states(first, Noting()) == ([["红心", "the sea"]], [(4, 4)])  # the others were kept
+    assert states(["a bird", *first[::-1]], Noting()) == ([["a bird"]], [(5, 5)])
+    assert states(first[1:], Noting()) == ([], [])
+    other = replace(recipe, layer=3)
+    assert states(first, Noting(), other)[0] == [first[:2], first[2:]]
+    # Of files that are damaged, from elsewhere or from before they named their texts nothing is taken.
+    held = next(path for path in tmp_path.glob("*.safetensors") if "bird" in path.read_bytes().decode(errors="ignore"))
+    for junk in (b"", held.read_bytes()[:-5]):
+        held.write_bytes(junk)
+        assert states(["a bird"], Noting())[0] == [["a bird"]]
+    whole, metadata = load_file(held), {"recipe": repr(recipe), "texts": '["a bird"]'}
+    save_file(whole, held)
+    assert states(["a bird"], Noting())[0] == [["a bird"]]
+    for wrong in ({"texts": "7"}, {"texts": "["}, {"texts": '["a bird", "a fish"]'}, {"recipe": "?"}):
+        save_file(whole, held, metadata | wrong)
+        assert states(["a bird"], Noting())[0] == [["a bird"]]
+
+
+def test_a_judge_learns_that_noise_is_not_real(folder, tmp_path):
+    gan, dataset = setup(folder, tmp_path)
+    trainer = Trainer(gan, dataset, TrainingConfig(images=800, batch_size=8, adversarial_from=0.0, augment=0.0, lr_generator=0.0))
+    for _ in range(60):
+        trainer.step()
+    judge = trainer.export().discriminator
+    real = dataset.pictures.float().div(127.5).sub(1)
+    noisy = (real + 0.4 * torch.randn(real.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    text = torch.zeros(len(real), 16)
+    with torch.no_grad():
+        (known, _), (spoilt, _) = (judge(x, text) for x in (real, noisy))
+    assert (known > spoilt).float().mean() > 0.9
 
 
 def test_z_decides_which_picture_an_ambiguous_caption_means(folder, tmp_path):
@@ -364,7 +428,7 @@ def test_killed_within_a_step_a_run_resumes_from_its_last_state(folder, tmp_path
         calls.append(name)
         if len(calls) == 6:  # D has learnt from the fourth batch, G has not
             raise KeyboardInterrupt
-        update(trainer, name, *rest)
+        return update(trainer, name, *rest)
 
     monkeypatch.setattr(Trainer, "_update", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -405,6 +469,29 @@ def test_a_run_that_always_diverges_gives_up_and_keeps_the_last_good_state(folde
     with pytest.raises(ArithmeticError, match="Training diverges even at 0.0625"):
         train(*setup(folder, tmp_path), TrainingConfig(images=48, batch_size=8), tmp_path / "run", save_every=0)
     assert load_gan(tmp_path / "run" / "model.safetensors").card.images_seen == 16
+
+
+@pytest.mark.parametrize("which", ["generator", "discriminator"])
+def test_a_gradient_that_is_not_finite_is_seen_in_its_step_and_never_saved(folder, tmp_path, monkeypatch, caplog, which):
+    """In the last step of a run, all of whose figures are taken before the weights are spoilt."""
+    update, calls = Trainer._update, []
+
+    def spoilt(trainer, name, parameters, backward):
+        def spoiling():
+            backward()
+            calls.append(name)
+            if name == which and calls.count(name) == 3:
+                parameters[0].grad.view(-1)[0] = math.inf
+
+        return update(trainer, name, parameters, spoiling)
+
+    monkeypatch.setattr(Trainer, "_update", spoilt)
+    config = TrainingConfig(images=24, batch_size=8, adversarial_from=0.0)
+    trained = train(*setup(folder, tmp_path), config, tmp_path / "run", save_every=0)
+    assert caplog.text.count("diverged at 24 pictures: back to 16, with 0.5") == caplog.text.count("diverged") == 1
+    kept = read_state(tmp_path / "run")
+    assert all(torch.isfinite(value).all() for value in (*kept.values(), *trained.state_dict().values()))
+    assert trained.card.images_seen == 24 and calls.count(which) == 4
 
 
 def test_a_full_disk_stops_no_run_and_spoils_no_file(folder, tmp_path, monkeypatch, caplog):
@@ -817,6 +904,15 @@ def test_settings_that_no_training_can_be_run_with_are_refused(settings):
         TrainingConfig.preset("quick", 100, **settings)
 
 
+def test_no_more_pictures_of_a_sheet_are_drawn_at_once_than_elsewhere(folder, tmp_path, monkeypatch):
+    gan, dataset = setup(folder, tmp_path)
+    whole, draw, sizes = probe(gan, dataset, 3, 4), gan.generator.synthesize, []
+    monkeypatch.setattr(GAN, "at_once", 5)
+    monkeypatch.setattr(gan.generator, "synthesize", lambda code, text: sizes.append(len(code.styles)) or draw(code, text))
+    parts = probe(gan, dataset, 3, 4)
+    assert sizes == [5, 5, 2] and torch.allclose(whole, parts, atol=1e-5)
+
+
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(*setup(folder, tmp_path), TrainingConfig(), tmp_path / "run", resume=True)
@@ -861,6 +957,56 @@ def test_an_encoder_resumed_is_bit_for_bit_the_same(folder, tmp_path):
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
+def test_an_encoder_whose_numbers_are_no_longer_finite_is_given_up(folder, tmp_path, monkeypatch):
+    from llm_gan.models.training import encoder
+
+    clip, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def spoilt(parameters, most):
+        parameters = [*parameters]
+        calls.append(most)
+        if len(calls) == 3:
+            parameters[0].grad.view(-1)[0] = math.nan
+        return clip(parameters, most)
+
+    monkeypatch.setattr(encoder.nn.utils, "clip_grad_norm_", spoilt)
+    gan, dataset = setup(folder, tmp_path)
+    gan.encoder = Encoder(EncoderConfig(16, (8, 16)), gan.generator.config)
+    with pytest.raises(ArithmeticError, match="no longer finite; resume from the last good state, in .*run, with another seed"):
+        train_encoder(gan, dataset, EncoderTraining(images=80), tmp_path / "run", save_every=0)
+    kept = read_state(tmp_path / "run")
+    assert kept["count.images"] == 16 and all(torch.isfinite(value).all() for value in kept.values())
+    calls[:] = [1.0, 1.0]
+    with pytest.raises(ArithmeticError, match="no longer finite; start again with another seed"):
+        train_encoder(gan, dataset, EncoderTraining(images=80), tmp_path / "other")
+    assert not (tmp_path / "other" / "state.safetensors").exists()
+
+
+def test_an_encoder_that_is_not_finite_replaces_none(folder, tmp_path):
+    gan, _ = setup(folder, tmp_path)
+    gan.encoder = Encoder(EncoderConfig(16, (8, 16)), gan.generator.config).requires_grad_(False)
+    path = save_gan(gan, tmp_path / "gan.safetensors")
+    before = {file.name: file.read_bytes() for file in (path, encoder_path(path))}
+    next(gan.encoder.parameters()).view(-1)[0] = 1e6  # more than fp16 holds
+    gan.generator.canvas.bias.data += 1
+    for save in (save_encoder, save_gan):
+        with pytest.raises(ValueError, match="gan.encoder.safetensors is not written: .* not finite"):
+            save(gan, path)
+    assert before == {file.name: file.read_bytes() for file in (path, encoder_path(path))}
+
+
+def test_what_an_encoder_has_learnt_is_kept_before_it_is_shown(folder, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("llm_gan.models.training.encoder.contact_sheet", full)
+    gan, dataset = setup(folder, tmp_path)
+    gan.encoder = Encoder(EncoderConfig(16, (8, 16)), gan.generator.config)
+    with pytest.raises(OSError, match="No space left"):
+        train_encoder(gan, dataset, EncoderTraining(images=8), tmp_path / "run")
+    assert read_state(tmp_path / "run")["count.images"] == 8
+
+
 def test_most_damage_comes_alone_and_some_pictures_are_whole():
     counts = draw_kinds(4000, torch.Generator().manual_seed(0)).sum(1)
     assert 0.55 < (counts == 1).float().mean() < 0.75 and 0.12 < (counts == 0).float().mean() < 0.22 and counts.max() >= 4
@@ -874,6 +1020,8 @@ def test_an_encoder_needs_a_gan_that_sees(folder, tmp_path):
     path = save_gan(gan, tmp_path / "seeing.safetensors")
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train_encoder_folder(path, folder, tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="resumed goes on with its own encoder: leave --start-from out"):
+        train_encoder_folder(path, folder, tmp_path / "run", resume=True, start_from=path)
     with pytest.raises(ValueError, match="nothing from 0 pictures"):
         train_encoder_folder(path, folder, tmp_path / "run", images=0)
     with pytest.raises(ValueError, match="seed = .* should be from 0"):

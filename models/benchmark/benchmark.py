@@ -52,13 +52,9 @@ def benchmark(
     ValueError, in one sentence, before any long work.
     """
     check_ours(gan)
-    for name in rivals:
-        if name not in RIVALS:
-            raise ValueError(f"There is no rival {name}: choose from {', '.join(RIVALS)}.")
+    check_choice(resolutions, rivals)
     if not whole.write:
         raise ValueError(f"{whole.name} was loaded for reading only: load it with write=True to compare with all its layers.")
-    if not resolutions:
-        raise ValueError("There is no resolution to draw: give at least one, such as 256.")
     sizes = {resolution: at_resolution(gan, resolution) for resolution in sorted(resolutions)}
     chosen = {name: RIVALS[name] for name in rivals}
     missing = {entry.title: entry.missing() for entry in chosen.values() if entry.missing()}
@@ -98,6 +94,17 @@ def benchmark(
         found(start=start_and_memory(torch.get_num_threads(), 1 if quick else 3, 20 if quick else 1000))
     write_report(result, out)
     return result
+
+
+def check_choice(resolutions: tuple[int, ...], rivals: tuple[str, ...]) -> None:
+    """ValueError, in one sentence, where there is no such rival or no such resolution: before anything is loaded."""
+    for name in rivals:
+        if name not in RIVALS:
+            raise ValueError(f"There is no rival {name}: choose from {', '.join(RIVALS)}.")
+    if not resolutions:
+        raise ValueError("There is no resolution to draw: give at least one, such as 256.")
+    for resolution in resolutions:
+        GeneratorConfig.at(resolution)
 
 
 def at_resolution(gan: GAN, resolution: int, dtype: torch.dtype | None = None) -> GAN:

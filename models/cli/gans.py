@@ -13,6 +13,9 @@ def models(options: argparse.Namespace) -> None:
     from ..checkpoint import DEFAULT_GAN, load_card
     from ..language.catalogue import default_home, find_language_models
 
+    for folder in options.folder:
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {folder}.")
     print("Language models:")
     for name, path in find_language_models([default_home(), *options.folder]).items():
         print(f"  {name}  {path}")
@@ -190,7 +193,7 @@ def icons(options: argparse.Namespace) -> None:
 def benchmark(options: argparse.Namespace) -> None:
     import torch
 
-    from ..benchmark.benchmark import RIVALS, benchmark
+    from ..benchmark.benchmark import RIVALS, benchmark, check_choice
     from ..language.model import LanguageModel
 
     try:
@@ -200,6 +203,7 @@ def benchmark(options: argparse.Namespace) -> None:
     if options.threads < 1:
         raise ValueError(f"--threads {options.threads}: one is the least.")
     rivals = tuple(RIVALS) if options.rivals is None else tuple(filter(None, options.rivals.split(",")))
+    check_choice(resolutions, rivals)
     torch.set_num_threads(options.threads)
     device = find_device(options.device)
     gan = open_gan(options, device)

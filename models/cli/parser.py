@@ -1,16 +1,19 @@
 """What `llm-gan` is told: its commands and their options."""
 
 import argparse
+from importlib import metadata
 from pathlib import Path
 
 from . import gans, pictures
 from .shared import LARGEST, is_number
 
 DTYPES = ("auto", "fp32", "fp16", "bf16")
+MOST_PSI = 2  # as models.gan has it, which takes long to import
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llm-gan", description="A prompt becomes a picture in one forward pass.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, function, help: str) -> argparse.ArgumentParser:
@@ -39,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--prompts", dest="file", type=Path, metavar="FILE", help="a text file of more of them, one a line")
     generate.add_argument("-n", type=int, default=4, help="pictures for each prompt (4)")
     generate.add_argument("--seed", type=_from_zero, default=0, help="the same seed draws the same pictures (0)")
-    generate.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
+    generate.add_argument("--truncation", type=_psi, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
     generate.add_argument("--expand", action="store_true", help="let the language model describe the picture first")
     generate.add_argument("--transparent", action="store_true", help="leave the background out (a GAN trained with scenes)")
     generate.add_argument("--enlarge", type=int, metavar="TIMES", help="write the pictures 2, 4 or 8 times as large")
@@ -58,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     walk.add_argument("--frames", type=int, default=48, help="of the whole walk (48)")
     walk.add_argument("--loop", action="store_true", help="go back to the beginning, so that the animation has no end")
     walk.add_argument("--easing", default="linear", help="linear, or smooth, which slows down at every stop (linear)")
-    walk.add_argument("--truncation", type=float, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
+    walk.add_argument("--truncation", type=_psi, default=1.0, metavar="PSI", help="below 1: less varied (1.0)")
     walk.add_argument("--enlarge", type=int, metavar="TIMES", help="write the frames 2, 4 or 8 times as large")
     walk.add_argument("--fps", type=float, default=12, help="frames a second (12)")
     walk.add_argument("--format", default="webp", choices=("webp", "gif"), help="of the animation (webp)")
@@ -223,6 +226,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    try:
+        return metadata.version("llm-gan")
+    except metadata.PackageNotFoundError:  # as a folder of custom_nodes
+        return "(not installed)"
+
+
 def _from_zero(text: str) -> int:
     """An argparse type: a number from 0."""
     return _number(text, 0)
@@ -246,7 +256,18 @@ def _seeds(text: str) -> list[int]:
 
 def _psis(text: str) -> list[float]:
     """An argparse type: "0.4,1" -> [0.4, 1.0]."""
-    return _numbers(text, float, 2, "truncations")
+    return _numbers(text, float, MOST_PSI, "truncations")
+
+
+def _psi(text: str) -> float:
+    """An argparse type: "0.7" -> 0.7."""
+    try:
+        psi = float(text)
+    except ValueError:
+        psi = -1
+    if not 0 <= psi <= MOST_PSI:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no truncation: write a number from 0 to {MOST_PSI}.")
+    return psi
 
 
 def _numbers(text: str, kind: type, most: float, what: str) -> list:

@@ -96,6 +96,10 @@ class ClipText(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.positions.dtype
 
+    def placed(self, ids: Tensor) -> Tensor:
+        """Token ids [B,T] on its device, to be read by `forward`."""
+        return ids.to(self.device)
+
     def forward(self, ids: Tensor, layers: int, before: None = None) -> tuple[Tensor, None]:
         """As `Decoder.forward`. ValueError where not all `layers` are asked for:
         only what they lead to was trained to say much."""

@@ -182,7 +182,7 @@ class Place(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Token ids -> hidden states after some of the layers, before any final norm."""
+    """Token ids, once they are `placed` -> hidden states after some of the layers, before any final norm."""
 
     keeps = True  # keys and values, so that a text which others begin with is read once
     recordable = True  # as a CUDA graph
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = dtype  # that it computes in
-        self.vocabulary = nn.Parameter(vocabulary, requires_grad=False)
+        self._vocabulary = vocabulary  # no parameter: more than half of all bytes, of which a prompt takes a few rows
         self.layers = nn.ModuleList(layers)
 
     @classmethod
@@ -222,18 +222,22 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.vocabulary.device
+        return self.layers[0].norm_attention.weight.device
 
-    def forward(self, ids: Tensor, layers: int, before: list[Kept] | None = None) -> tuple[Tensor, list[Kept]]:
-        """ids [B,T], behind a text of which `before` was kept ([1] for all rows) -> states after so many layers [B,T,C], and
+    def placed(self, ids: Tensor) -> Tensor:
+        """Of token ids [B,T] on the CPU, where the vocabulary stays, what `forward` reads: their rows [B,T,C] on its device."""
+        return self._vocabulary[ids].to(self.device)
+
+    def forward(self, x: Tensor, layers: int, before: list[Kept] | None = None) -> tuple[Tensor, list[Kept]]:
+        """x [B,T,C], behind a text of which `before` was kept ([1] for all rows) -> states after so many layers [B,T,C], and
         what to keep of this text and the one before it."""
-        x = self.vocabulary[ids].to(self.dtype)
+        x = x.to(self.dtype)
         if self.config.gemma:
             x = x * torch.tensor(self.config.width**0.5, dtype=self.dtype)
         known = before[0].keys.shape[2] if before else 0
         kinds = list(zip(self.config.thetas, self.config.windows))
         shared = self.config.heads // self.config.key_heads
-        places = {kind: Place.after(known, ids.shape[1], *kind, shared, self.config.size, x) for kind in set(kinds[:layers])}
+        places = {kind: Place.after(known, x.shape[1], *kind, shared, self.config.size, x) for kind in set(kinds[:layers])}
         kept = []
         for i, layer in enumerate(self.layers[:layers]):
             x, own = layer(x, places[kinds[i]], before[i] if before else None)

@@ -32,6 +32,7 @@ _EXAMPLES = {
 }
 
 _CJK = r"\u3400-\u4dbf\u4e00-\u9fff\u3040-\u30ff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _END = re.compile(r"(?<=[.!?])(?=\s|$)|(?<=[。！？])")
 _THINKING = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _NGRAM = 3
@@ -68,7 +69,8 @@ def writing_prompt(prompt: str, instruction: str | None = None, chat: Callable[[
 def accept(prompt: str, raw: str) -> str:
     """prompt + ". " + the first sentence of `raw`, or the prompt alone where `raw` is of no use.
 
-    Of no use is what is empty, says again what the prompt or an example says, or lost the prompt's nouns. Taken for
+    Of no use is what is empty, says again what the prompt, the instruction or an example says, or lost the prompt's nouns.
+    Again says a sentence that adds no word to the prompt's, or has all of them and adds fewer than a quarter as many. Taken for
     nouns are the last words of phrases ("a red *apple* on a *table*"; not of a manner such as "flat style"), and in
     Chinese all characters but grammar: at least two of them, and half, must return. Text within <think> and </think>
     is dropped.
@@ -77,7 +79,9 @@ def accept(prompt: str, raw: str) -> str:
     sentence = first_sentence(raw)
     plain = _plain(sentence)
     known = {_plain(text) for examples in _EXAMPLES.values() for _, text in examples}
-    if not prompt or len(plain) < 3 or plain in _plain(prompt) or plain in known or not _keeps_nouns(prompt, sentence):
+    if not prompt or len(plain) < 3 or plain in known or any(asked in plain for asked in _ASKED):
+        return prompt
+    if not _keeps_nouns(prompt, sentence) or _repeats(prompt, sentence):
         return prompt
     return f"{prompt.rstrip(' .。')}. {sentence}"
 
@@ -94,6 +98,10 @@ def _plain(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.lower())
 
 
+# What stands around the prompt in an instruction, but for what a description may say too.
+_ASKED = [text for instruction in _EXAMPLES for part in instruction.split("{prompt}") if len(text := _plain(part)) > 3]
+
+
 def _is_cjk(text: str) -> bool:
     return re.search(f"[{_CJK}]", text) is not None
 
@@ -107,10 +115,21 @@ def _keeps_nouns(prompt: str, sentence: str) -> bool:
         things = [[word for word in phrase if word not in _EMPTY_WORDS]
                   for phrase in phrases if phrase[-1:] != ["style"]]
         nouns = [words[-1] for words in things if words]
-        # Compared without the last letters of long words, so that cats, cat's and cat agree.
         words = re.findall(r"[^\W_]+", sentence.lower())
-        kept = sum(any(word.startswith(noun[:max(3, len(noun) - 2)]) for word in words) for noun in nouns)
+        kept = sum(any(_agree(noun, word) for word in words) for noun in nouns)
     return kept >= max(min(2, len(nouns)), math.ceil(len(nouns) / 2))
+
+
+def _agree(known: str, word: str) -> bool:
+    """Whether `word` begins as `known` does, without the last letters of long words: cats, cat's and cat agree."""
+    return word.startswith(known[:max(3, len(known) - 2)])
+
+
+def _repeats(prompt: str, sentence: str) -> bool:
+    """Whether the sentence says the prompt again and little else, its words being those that are not empty."""
+    known, words = (set(_WORD.findall(text.lower())) - _EMPTY_WORDS - _EMPTY_CJK for text in (prompt, sentence))
+    new = sum(not any(_agree(old, word) for old in known) for word in words)
+    return not new or 4 * new < len(known) and all(any(_agree(old, word) for word in words) for old in known)
 
 
 def keeping(model: nn.Module, cache: Any) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def convert_gguf(source: Path, folder: Path, *, name: str | None = None, origin:
             header = _read_header(data)
             config, tensors = _plan(header, data)
             files = {"config.json": config} | _tokenizer(header.metadata, config)
-        except (struct.error, IndexError, UnicodeDecodeError) as error:
+        except (struct.error, IndexError, UnicodeDecodeError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(f"{source.name} is not a GGUF file, or was cut short or is damaged: fetch it "
                              "again.") from error
         except ValueError as error:
@@ -154,6 +154,13 @@ class _Header:
         kinds, words = ((int, float), "number") if isinstance(low, float) else (int, "whole number")
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
             raise ValueError(f"its entry {key} should be a {words} from {low:g} to {high:g}, but is {value!r:.60}.")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str | None:
+        """The entry `key`; ValueError where it is no text."""
+        value = self.metadata.get(key, default)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"its entry {key} should be a text, but is {value!r:.60}.")
         return value
 
 
@@ -253,7 +260,9 @@ class _Weight:
 
 def _plan(header: _Header, data: mmap.mmap) -> tuple[dict[str, Any], dict[str, _Weight]]:
     """The config.json, and for every tensor of the folder where it comes from."""
-    architecture = header.metadata.get("general.architecture")
+    if (parts := header.number("split.count", 0, 2**16, 1)) > 1:  # of which one alone lacks tensors, and most all entries
+        raise ValueError(f"it is one of {parts} parts of a model: join them with llama-gguf-split --merge, or {_USE_FOLDER}.")
+    architecture = header.text("general.architecture")
     if architecture == "gemma3":
         config, names, norms = _gemma_config(header), _GEMMA_NAMES, 1.0
     elif architecture == "llama":
@@ -370,7 +379,7 @@ def _llama_config(header: _Header, data: mmap.mmap) -> dict[str, Any]:
                "hidden_act": "silu", "mlp_bias": False}
     if header.number("llama.rope.dimension_count", 0, 4_096, config["head_dim"]) != config["head_dim"]:
         raise ValueError("it rotates only a part of each head, which is not supported.")
-    if header.metadata.get("llama.rope.scaling.type", "none") != "none":
+    if header.text("llama.rope.scaling.type", "none") != "none":
         raise ValueError(f"it scales its rotary positions, which is not supported from GGUF: {_USE_FOLDER}.")
     if (factors := header.tensors.get("rope_freqs.weight")) is not None:
         config["rope_scaling"] = _llama3_scaling(factors, data, config)
@@ -407,7 +416,12 @@ def _dequantised(weight: _Weight, data: mmap.mmap) -> Iterator[np.ndarray]:
         rows = np.frombuffer(raw, np.uint8).reshape(stop - start, width)
         if weight.rows is not None:
             rows = rows[weight.rows]
-        yield dequantize(rows, kind) - np.float32(weight.minus)
+        try:
+            numbers = dequantize(rows, kind)
+        except NotImplementedError:
+            raise ValueError(f"The GGUF file holds numbers in the format {kind.name}, which the gguf package cannot read: "
+                             f"update it, or {_USE_FOLDER}.") from None
+        yield numbers - np.float32(weight.minus)
 
 
 def _write_safetensors(path: Path, weights: dict[str, _Weight], dtype: str, data: mmap.mmap) -> None:
@@ -476,7 +490,7 @@ def _order(metadata: dict[str, Any], tokens: list[str], types: np.ndarray) -> li
 
 
 def _prefix(metadata: dict[str, Any]) -> str:
-    return "▁" if metadata.get("tokenizer.ggml.add_space_prefix", True) else ""
+    return "" if metadata.get("tokenizer.ggml.add_space_prefix") is False else "▁"
 
 
 def _sentencepiece(metadata: dict[str, Any], tokens: list[str], types: np.ndarray) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .clip import ClipText
 from .decoder import Decoder, DecoderConfig
 from .expand import accept, generate, keeping, writing_prompt
 from .gguf import conversion_record
+from .prompt import as_read
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -162,10 +163,11 @@ class LanguageModel(nn.Module):
                batch_size: int = 16, progress: Callable[[int, int], None] | None = None) -> Condition:
         """Reads the prompts, in batches of similar length, into one Condition of len(prompts) rows on the CPU.
 
-        White space is collapsed; a prompt is tokenised by itself, apart from the template, cut after recipe.max_tokens
-        tokens, and special tokens in it are dropped. The empty prompt (the unconditional condition) has one token, a
-        copy of its pooled state. A prompt's states do not depend on its batch, up to rounding. What the cache holds is
-        not read again. progress(done, total) is called after every batch, counting prompts; it may raise to cancel.
+        White space is collapsed, tags and weights for diffusion models are left out (`prompt.as_read`); a prompt is
+        tokenised by itself, apart from the template, cut after recipe.max_tokens tokens, and special tokens in it are
+        dropped. The empty prompt (the unconditional condition) has one token, a copy of its pooled state. A prompt's
+        states do not depend on its batch, up to rounding. What the cache holds is not read again. progress(done, total)
+        is called after every batch, counting prompts; it may raise to cancel.
         Raises ValueError where the recipe is another model's, and where there are no prompts.
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
@@ -173,7 +175,7 @@ class LanguageModel(nn.Module):
         if not prompts:
             raise ValueError("There is no prompt to encode: give at least one, which may be empty.")
         recipe = self._own(recipe)
-        texts = [" ".join(prompt.split()) for prompt in prompts]
+        texts = [as_read(prompt) for prompt in prompts]
         states: dict[str, tuple[Tensor, Tensor]] = {}
         for text in dict.fromkeys(texts):
             if cache is not None and (entry := cache.get(recipe, text)) is not None:
@@ -203,7 +205,7 @@ class LanguageModel(nn.Module):
     def unread(self, prompt: str, recipe: Recipe | None = None) -> str:
         """The end of the prompt that `encode` leaves out, since it has more than recipe.max_tokens tokens;
         "" where it has not."""
-        recipe, text = self._own(recipe), " ".join(prompt.split())
+        recipe, text = self._own(recipe), as_read(prompt)
         more = replace(recipe, max_tokens=recipe.max_tokens + 1)
         if len(self._prompt_tokens(text, more)) <= recipe.max_tokens:
             return ""
@@ -212,7 +214,7 @@ class LanguageModel(nn.Module):
 
     def expand(self, prompt: str, *, instruction: str | None = None, seed: int = 0, temperature: float = 0.3,
                max_tokens: int = 48, on_token: Callable[[str], None] | None = None) -> str:
-        """Writes what a picture of the prompt shows, and returns prompt + ". " + description.
+        """Writes what a picture of the prompt shows, and returns what is read of the prompt + ". " + description.
 
         Returns the prompt alone where the description is empty, a repetition, or lost the prompt's nouns (see
         `expand.accept`). instruction contains `{prompt}`; a model without a chat template sees it with examples.
@@ -223,7 +225,7 @@ class LanguageModel(nn.Module):
             raise ValueError(f"{self.name} was loaded for reading only: load it with write=True to expand prompts.")
         if not 0 <= temperature <= 5 or not 1 <= max_tokens <= 1_024:
             raise ValueError("Expansion takes a temperature from 0 to 5 and 1 to 1024 tokens.")
-        chat = self._chat if self.tokenizer.chat_template else None
+        prompt, chat = as_read(prompt), self._chat if self.tokenizer.chat_template else None
         ids = self._tokens(writing_prompt(prompt, instruction, chat))
         if self.bos is not None and chat is None:
             ids = [self.bos, *ids]
@@ -275,12 +277,12 @@ class LanguageModel(nn.Module):
             length = -(-length // LENGTHS) * LENGTHS
             self._recordings.follow(self.reader)
         # Attention is causal: what is padded on the right changes nothing on its left, and needs no mask.
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self.reader.device)
-        settings = {"layer": recipe.layer, "known": tuple(known)}
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+        x, settings = self.reader.placed(ids), {"layer": recipe.layer, "known": tuple(known)}
         if self.reader.recordable and ids.numel() <= RECORDED:
-            states, = self._recordings.run(self._states, ids, **settings)
+            states, = self._recordings.run(self._states, x, **settings)
         else:
-            states, = self._states(ids, **settings)
+            states, = self._states(x, **settings)
         states = states.to("cpu", torch.float32)
         if not torch.isfinite(states).all():
             raise ValueError(f"{self.name} gave numbers that are not finite in {recipe.dtype}: load it in float32.")
@@ -290,9 +292,9 @@ class LanguageModel(nn.Module):
             result.append((state[len(before):len(before) + len(prompt)] if prompt else pooled[None], pooled))
         return result
 
-    def _states(self, ids: Tensor, *, layer: int, known: tuple[int, ...]) -> tuple[Tensor]:
-        """The states [B,T,C] of ids [B,T] that stand behind the tokens `known`."""
-        return self.reader(ids, layer, self._read_before(known, layer) if known else None)[:1]
+    def _states(self, x: Tensor, *, layer: int, known: tuple[int, ...]) -> tuple[Tensor]:
+        """The states [B,T,C] of what was `placed` and stands behind the tokens `known`."""
+        return self.reader(x, layer, self._read_before(known, layer) if known else None)[:1]
 
     def _read_before(self, tokens: tuple[int, ...], layer: int) -> Any:
         """What the reader keeps of the text that stands before every prompt; read once, while the model stays in its place."""
@@ -300,8 +302,7 @@ class LanguageModel(nn.Module):
         if self._before is None or self._before[0] != key:
             if self._before is not None:
                 self._recordings.forget()  # they read what was kept before
-            ids = torch.tensor([tokens], device=self.reader.device)
-            self._before = key, self.reader(ids, layer)[1]
+            self._before = key, self.reader(self.reader.placed(torch.tensor([tokens])), layer)[1]
         return self._before[1]
 
 
@@ -331,6 +332,10 @@ class TransformersDecoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.decoder.get_input_embeddings().weight.dtype
+
+    def placed(self, ids: Tensor) -> Tensor:
+        """Token ids [B,T] on its device, to be read by `forward`."""
+        return ids.to(self.device)
 
     def forward(self, ids: Tensor, layers: int, before: DynamicCache | None = None) -> tuple[Tensor, DynamicCache | None]:
         """As `Decoder.forward`; nothing is kept where `keeps` is False."""
@@ -364,7 +369,7 @@ def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None
     """The precision to load a model of `model_type` in; `wish` is followed, but for fp16 where the model overflows."""
     overflows = any(kind in model_type for kind in _NEVER_FP16)
     cuda = device.type == "cuda"
-    exact = torch.bfloat16 if cuda and _has_bf16(device) else torch.float32
+    exact = torch.bfloat16 if cuda and has_bf16(device) else torch.float32
     if wish == torch.float16 and overflows:
         warnings.warn(f"{model_type} overflows in float16 and is loaded in {_dtype_name(exact)}.", stacklevel=3)
         return exact
@@ -377,7 +382,7 @@ def choose_dtype(model_type: str, device: torch.device, wish: torch.dtype | None
     return torch.float16 if cuda else torch.float32
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
     """Whether a GPU computes in bfloat16 itself: an NVIDIA one before Ampere would emulate it, slower than fp32."""
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 

@@ -2,6 +2,7 @@
 and the scenes that are composed of them."""
 
 import hashlib
+import json
 import logging
 import os
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..condition import Recipe
@@ -24,7 +26,7 @@ from ..gan import GAN
 from ..language.model import LanguageModel
 from ..layout import Layout
 from ..memory import SHOWN_BEFORE, ConceptMemory
-from ..tensors import cached_tensors
+from ..tensors import save_tensors
 from ..tint import given
 
 log = logging.getLogger(__name__)
@@ -332,21 +334,65 @@ def concepts_of(examples: list[Example]) -> dict[tuple[str, ...], list[str]]:
 def _conditions(
     texts: list[str], model: LanguageModel, recipe: Recipe, cache: Path, progress
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The raw states of `texts`: tokens [all,C] in bf16, how many each text has [M], pooled [M,C]; from `cache` as far as it
-    holds them, read by this recipe."""
-    parts = []
-    for start in range(0, len(texts), PART):
-        part = texts[start : start + PART]
+    """The raw states of `texts`, which differ: tokens [all,C] in bf16, how many each text has [M], pooled [M,C]; from `cache`
+    as far as any file there holds them, read by this recipe, whatever other captions they were encoded with."""
+    known = _known(cache, recipe)
+    missing = [text for text in texts if text not in known]
+    for start in range(0, len(missing), PART):
+        part, before = missing[start : start + PART], len(texts) - len(missing) + start
+        report = progress and (lambda done, _: progress(before + done, len(texts)))
+        condition = model.encode(part, recipe, batch_size=32, progress=report)
+        # fp16 would overflow on raw states; bf16 keeps the range and normalised training data need no more digits.
+        tokens = condition.tokens[condition.mask].bfloat16()
+        states = {"tokens": tokens, "lengths": condition.mask.sum(1), "pooled": condition.pooled}
+        metadata = {"recipe": repr(recipe), "texts": json.dumps(part)}
+        digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:16]
+        save_tensors(states, path := cache / f"conditions-{digest}.safetensors", metadata)
+        known |= {text: (path, row) for row, text in enumerate(part)}
+    return _gathered([known[text] for text in texts], recipe.width)
 
-        def read() -> dict[str, Tensor]:
-            report = progress and (lambda done, _: progress(start + done, len(texts)))
-            condition = model.encode(part, recipe, batch_size=32, progress=report)
-            # fp16 would overflow on raw states; bf16 keeps the range and normalised training data need no more digits.
-            tokens = condition.tokens[condition.mask].bfloat16()
-            return {"tokens": tokens, "lengths": condition.mask.sum(1), "pooled": condition.pooled}
 
-        parts.append(cached_tensors(cache / "conditions", [repr(recipe), *part], read))
-    return tuple(torch.cat([part[name] for part in parts]) for name in ("tokens", "lengths", "pooled"))
+def _known(cache: Path, recipe: Recipe) -> dict[str, tuple[Path, int]]:
+    """Of which texts the files in `cache` hold the states, read by this recipe: in which one, and at which place. Those that
+    are damaged, or from before they named their texts, hold none."""
+    known = {}
+    for path in sorted(cache.glob("conditions-*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("recipe") != repr(recipe):
+                    continue
+                texts, total = json.loads(metadata["texts"]), int(file.get_tensor("lengths").sum())
+                shapes = [file.get_slice(name).get_shape() for name in ("tokens", "lengths", "pooled")]
+            if shapes == [[total, recipe.width], [len(texts)], [len(texts), recipe.width]]:
+                known |= {text: (path, row) for row, text in enumerate(texts)}
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            continue
+    return known
+
+
+def _gathered(places: list[tuple[Path, int]], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The states of texts that lie in these files, at these places, as `_conditions` gives them."""
+    wanted: dict[Path, tuple[list[int], list[int]]] = {}
+    for number, (path, row) in enumerate(places):
+        numbers, rows = wanted.setdefault(path, ([], []))
+        numbers.append(number)
+        rows.append(row)
+    lengths, pooled = torch.empty(len(places), dtype=torch.long), torch.empty(len(places), width)
+    for path, (numbers, rows) in wanted.items():
+        with safe_open(path, "pt") as file:
+            lengths[numbers], pooled[numbers] = file.get_tensor("lengths")[rows], file.get_tensor("pooled")[rows]
+    tokens = torch.empty(int(lengths.sum()), width, dtype=torch.bfloat16)
+    for path, (numbers, rows) in wanted.items():  # one after the other: at once they would take twice the room
+        with safe_open(path, "pt") as file:
+            tokens[_spans(lengths, numbers)] = file.get_tensor("tokens")[_spans(file.get_tensor("lengths"), rows)]
+    return tokens, lengths, pooled
+
+
+def _spans(lengths: Tensor, texts: list[int]) -> Tensor:
+    """The rows of these texts' tokens, where those of all texts, of such lengths [M], lie one after the other."""
+    own, starts = lengths[texts], (lengths.cumsum(0) - lengths)[texts]
+    return torch.arange(int(own.sum())) + (starts - own.cumsum(0) + own).repeat_interleave(own)
 
 
 def _anchors(examples: list[Example], z_dim: int, looks: int) -> Tensor:

@@ -38,6 +38,7 @@ from .trainer import TrainingConfig, train
 
 DRAWS = ("canvas.", "scales.", "to_opacity.")  # the parameters that depend on the channels, all the others are the teacher's
 FEWEST = 8  # channels of a scale, and what they are a multiple of
+SHARE = 0.5  # of the channels, if nothing else is asked for
 ADVERSARIAL_FROM = 0.7  # of the run, if nothing else is asked for: the student has the teacher's pictures to match until then
 
 
@@ -126,7 +127,7 @@ def distill_folder(
     out: Path,
     run: Path,
     *,
-    share: float = 0.5,
+    share: float | None = None,
     dtype: torch.dtype = torch.float16,
     preset: str | None = None,
     settings: dict[str, Any] | None = None,
@@ -136,10 +137,10 @@ def distill_folder(
     save_every: float = 240.0,
     progress: Callable[..., None] | None = None,
 ) -> GAN:
-    """Train a student of the checkpoint `teacher`, with this share of its channels, on the captions of `data` and write it to
-    `out` as `dtype` (int8: see `save_gan`).
+    """Train a student of the checkpoint `teacher`, with this share of its channels (SHARE, or when resuming the run's own), on
+    the captions of `data` and write it to `out` as `dtype` (int8: see `save_gan`).
 
-    The rest is as in `train_folder`; when resuming, the share is the run's own.
+    The rest is as in `train_folder`.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
     check_out(out, run, resume, data)
@@ -148,8 +149,13 @@ def distill_folder(
         shape = load_gan(run / "model.safetensors").generator.config
         if replace(shape, channels=master.generator.config.channels) != master.generator.config:
             raise ValueError(f"The run in {run} has another teacher than {teacher.name}: resume with that one.")
+        if share is not None and slimmer(master.generator.config, share) != shape:
+            raise ValueError(
+                f"The student in {run} has the channels {list(shape.channels)}, not a share of {share:g}: resume it with its"
+                " own."
+            )
     else:
-        shape = slimmer(master.generator.config, share)
+        shape = slimmer(master.generator.config, SHARE if share is None else share)
     examples, skipped = read_training(data)
     own = {"adversarial_from": ADVERSARIAL_FROM} | device_settings(device)
     own |= read_settings(run, TrainingConfig) if resume else {}

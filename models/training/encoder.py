@@ -7,6 +7,7 @@ the refiner restores them; both are brought nearer to the picture as it was, in 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead, Batch, Dataset, build_dataset
 from .log import RunLog
-from .loop import learn, rate
+from .loop import give_up, learn, rate
 from .losses import feature_distance
 from .run import language_model_for, read_training, report_skipped
 from .state import check_run, learner_tensors, load_learner, read_settings, read_state, under, write_settings
@@ -89,11 +90,11 @@ class EncoderTrainer:
             group["lr"] = self.config.lr * rate(self.config, self.step_number, self.images_seen / self.config.images)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         self.optimizer.step()
         self.step_number += 1
         self.images_seen += self.config.batch_size
-        return {name: value.item() for name, value in figures.items()}
+        return {name: (value + 0 * norm).item() for name, value in figures.items()}  # NaN where a gradient is not finite
 
     def restore(self, images: Tensor, known: Tensor, kinds: Tensor, text: Text) -> tuple[Tensor, Tensor]:
         """Damaged images [B,3,R,R], known [B,1,R,R], kinds [B,6] -> as they are drawn, and as they are restored from that. The
@@ -136,7 +137,8 @@ def train_encoder(
     """Train `gan.encoder` on `dataset` until `config.images` have been shown, or `progress` raises; returns it.
 
     `run` receives `log.csv` and its `curves.png`, `samples-*.png` and `state.safetensors`, every `save_every` seconds and at
-    the end, whatever ends it; `resume` goes on from there, bit for bit as if it had not stopped.
+    the end, whatever ends it; `resume` goes on from there, bit for bit as if it had not stopped. ArithmeticError where numbers
+    are no longer finite; the last good state stays.
     """
     check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
@@ -144,13 +146,15 @@ def train_encoder(
     if resume:
         trainer.load(read_state(run))
     write_settings(config, run)
-    learn(trainer, RunLog(run, trainer.images_seen), lambda: _save(trainer, run), save_every, progress)
+    lost = partial(give_up, run=run)
+    learn(trainer, RunLog(run, trainer.images_seen), lambda: _save(trainer, run), save_every, progress, lost=lost)
     return trainer.encoder.requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def _save(trainer: EncoderTrainer, run: Path) -> None:
     """The state, and a sheet of each kind of damage: the picture, as damaged, as drawn, as restored."""
+    save_tensors(trainer.state(), run / "state.safetensors")
     random, gan = torch.Generator().manual_seed(0), trainer.gan
     batch = trainer.dataset.draw(2 * len(KINDS), random)
     kinds = torch.eye(len(KINDS), dtype=torch.bool).repeat(2, 1)
@@ -159,8 +163,7 @@ def _save(trainer: EncoderTrainer, run: Path) -> None:
     text = gan.generator.read(own.tokens, own.pooled, own.mask, own.layout)
     drawn, restored = trainer.restore(damaged, known, kinds.to(known), text)
     rows = torch.stack([own.images, damaged, drawn, restored], 1).flatten(0, 1)
-    contact_sheet(from_network(rows), 8).save(run / f"samples-{trainer.images_seen:08d}.png")
-    save_tensors(trainer.state(), run / "state.safetensors")
+    contact_sheet(from_network(rows), 8).save(run / f"samples-{trainer.images_seen:08d}.png")  # after what was learnt is safe
     log.info("saved %s at %d images", run, trainer.images_seen)
 
 
@@ -184,6 +187,8 @@ def train_encoder_folder(
     `progress` raises, the encoder is written as it was then. An encoder that is there already is replaced by what has learnt.
     Raises FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
     """
+    if resume and start_from is not None:
+        raise ValueError("A run that is resumed goes on with its own encoder: leave --start-from out.")
     check_run(run, resume, data)
     gan = load_gan(checkpoint)
     if gan.discriminator is None:

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from ..pictures import contact_sheet, from_network
 from ..tensors import save_tensors
 from .dataset import Ahead
 from .log import RunLog
-from .loop import learn
+from .loop import give_up, learn
 from .run import check_out, report_skipped
 from .state import learner_tensors, load_learner, read_settings, read_state, write_settings
 from .trainer import settings_of
@@ -101,9 +102,11 @@ class EnlargerTrainer:
         loss = (self.enlarger(small) - parts).abs().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        norm = torch.stack([parameter.grad.norm() for parameter in self.enlarger.parameters()]).norm()
         self.optimizer.step()
         self.step_number += 1
         self.images_seen += self.config.batch_size
+        loss = loss + 0 * norm  # NaN where a gradient is not finite
         return {"error": loss.item(), "bilinear": (bilinear(small, 2) - parts).abs().mean().item()}
 
     def state(self) -> dict[str, Tensor]:
@@ -158,7 +161,8 @@ def train_enlarger(
 
     Captions are not needed. Pictures of held-out splits, or some of all where there are none, are judged by and not learnt
     from. What is not said is as in `EnlargerTraining`, or when resuming the run's own. Where `progress` raises, `out` receives
-    the enlarger as it was then. FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work.
+    the enlarger as it was then. FileNotFoundError, FileExistsError or ValueError, in one sentence, before any long work;
+    ArithmeticError where numbers are no longer finite, and `out` then receives the last good state.
     """
     check_out(out, run, resume, data)
     given = {"resolution": resolution, "images": images, "seed": seed}
@@ -187,18 +191,26 @@ def train_enlarger(
     licenses = sorted({license for row in kept if (license := pictures.examples[row].license)})
 
     def save() -> None:
-        _sheet(enlarger, judged.to(device)).save(run / f"samples-{trainer.images_seen:08d}.png")
         save_tensors(trainer.state(), run / "state.safetensors")
+        sheet = _sheet(enlarger, judged.to(device))  # after what was learnt is safe
+        sheet.save(run / f"samples-{trainer.images_seen:08d}.png")
         log.info("saved %s at %d parts of pictures", run, trainer.images_seen)
 
-    try:
-        learn(trainer, RunLog(run, trainer.images_seen), save, save_every, progress)
-    finally:
+    def publish() -> None:
         if trainer.images_seen:
             enlarger.card.name, enlarger.card.data = out.name.removesuffix(".safetensors"), f"{len(kept)} pictures"
             enlarger.card.licenses, enlarger.card.images_seen = licenses, trainer.images_seen
             enlarger.card.metrics = judge(enlarger, judged.to(device))
             save_enlarger(enlarger, out)
+
+    try:
+        learn(trainer, RunLog(run, trainer.images_seen), save, save_every, progress, lost=partial(give_up, run=run))
+    except BaseException:
+        if (run / "state.safetensors").exists():  # which is whole and finite, as the weights need not be
+            trainer.load(read_state(run))
+            publish()
+        raise
+    publish()
     return enlarger.requires_grad_(False).eval()
 
 

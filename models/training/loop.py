@@ -1,9 +1,11 @@
 """Step after step, until enough pictures were shown."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +29,16 @@ def rate(config: Any, step: int, progress: float) -> float:
     return min(1.0, (step + 1) / config.warmup) * max(min(1.0, (1 - progress) / config.decay), 0.05)
 
 
+def give_up(figures: Figures, run: Path) -> bool:
+    """What `learn` asks of a step where there is no way back to an earlier state: False, or ArithmeticError where a figure is
+    not finite, before anything of that step is saved in `run`."""
+    if all(map(math.isfinite, figures.values())):
+        return False
+    saved = (run / "state.safetensors").exists()
+    advice = f"resume from the last good state, in {run}, with another seed" if saved else "start again with another seed"
+    raise ArithmeticError(f"Training diverges: its numbers are no longer finite; {advice}.")
+
+
 class Learner(Protocol):
     config: Any  # with `images` to show in all, and the `batch_size` of a process
     images_seen: int
@@ -48,9 +60,9 @@ def learn(
 
     The process that has `figures_log` writes there what `summary` makes of the figures of some steps, and calls `save` every
     `save_every` seconds and at the end, whatever ends it, but never between the halves of a step, which could not be gone on
-    from exactly. `lost` is asked of each step whether it diverged, and has then taken the trainer back to an earlier state.
-    A disk that is full is reported, and what was saved before it was stays. MemoryError where a batch is too large for the
-    device.
+    from exactly. `lost` is asked of each step whether it diverged, and has then taken the trainer back to an earlier state, or
+    raises. A disk that is full is reported, and what was saved before it was stays. MemoryError where a batch is too large for
+    the device.
     """
     first, whole = figures_log is not None, True
     window: list[Figures] = []

@@ -4,7 +4,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..gan import GAN
+from ..gan import GAN, in_parts
 from ..pictures import contact_sheet, from_network
 from .dataset import Dataset
 
@@ -22,9 +22,14 @@ def probe(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Tensor:
     random = torch.Generator().manual_seed(1)
     z = torch.randn(latents, gan.generator.config.z_dim, generator=random).repeat(len(rows) // latents, 1)
     z, *condition = (x.to(gan.device) for x in (z, *dataset.condition(rows)))
-    with torch.no_grad():
-        text = gan.generator.read(*condition)
-        return gan.generator.synthesize(gan.generator.code(z, text), text).cpu()
+
+    def draw(part: slice) -> tuple[Tensor]:
+        text = gan.generator.read(*(x[part] for x in condition))
+        return (gan.generator.synthesize(gan.generator.code(z[part], text), text),)
+
+    with torch.no_grad():  # a sheet at once would take more memory than the training that it is of
+        size = gan.rows_at_once(None, drawing=True)
+        return in_parts(draw, len(rows), size, None, gan.recordings.forget)[0]
 
 
 def sample_sheet(gan: GAN, dataset: Dataset, captions: int, latents: int) -> Image:

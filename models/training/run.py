@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -23,7 +24,7 @@ from ..features import EfficientNetLite
 from ..gan import GAN, Card, check_ours
 from ..generator import Generator, GeneratorConfig
 from ..language.catalogue import DEFAULT_LANGUAGE_MODEL
-from ..language.model import LanguageModel
+from ..language.model import LanguageModel, has_bf16
 from .dataset import Dataset, build_dataset, concepts_of
 from .log import check_tensorboard
 from .probes import probed, sample_sheet
@@ -34,6 +35,7 @@ from .trainer import TrainingConfig, train
 log = logging.getLogger(__name__)
 
 PREVIEW = (4, 4)  # captions down, latents across
+MANY = 20  # pictures of one caption: of icons it has five or so, one for each style
 
 
 def train_folder(
@@ -59,8 +61,9 @@ def train_folder(
     said, a new run has the preset "balanced", the resolution and the language model of `start_from`, or else 64 pixels and the
     default one; a resumed run has its own. See `training_config` for a preset when resuming.
     `start_from` is a GAN, or its checkpoint, of the same language model, of this resolution or a smaller one to grow from: a
-    new run begins with its weights, licences and count of pictures, and with room for what is new to it; where it shows no
-    pictures (0 images, to learn to read alone) it keeps its encoder. Started by `torchrun` or `accelerate launch`, the
+    new run begins with its weights, licences and count of pictures, and with room for what is new to it; without scenes it
+    draws each prompt as one picture, whatever that GAN did; where it shows no pictures (0 images, to learn to read alone) it
+    keeps its encoder. Started by `torchrun` or `accelerate launch`, the
     processes share every batch. Where `progress` raises, `out` receives the model as it was then.
     Raises FileNotFoundError, FileExistsError, ModuleNotFoundError or ValueError, in one sentence, before any long work.
     """
@@ -96,8 +99,9 @@ def train_folder(
     model = language_model_for(None if start is None else start.recipe, llm, device)
 
     if "RANK" in os.environ and not dist.is_initialized():
+        own = torch.device(device) if torch.device(device).type == "cuda" else None  # or every process would talk by the first
         # One prepares the data while the others wait: of many pictures for longer than the half hour that gloo would wait.
-        dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo", timeout=timedelta(days=1))
+        dist.init_process_group("nccl" if own else "gloo", timeout=timedelta(days=1), device_id=own)
     first = not dist.is_initialized() or dist.get_rank() == 0
     if not first:
         dist.barrier()  # the first process prepares the data, the others find it in the cache
@@ -105,6 +109,7 @@ def train_folder(
     pictures = read_pictures(examples, resolution, run / "cache", progress)
     if first:
         report_skipped(run, skipped + pictures.skipped)
+        _report(pictures.examples, resolution, config)
     begins = config.images > 0 and not resume  # to draw: where it goes on, or learns to read alone, z picks as it did
     scenes = compose(pictures.examples, config.scenes) if config.scenes else []
     if start is None:
@@ -113,6 +118,8 @@ def train_folder(
         generator = _grown(start.generator.config, shape, begins)
     if scenes:
         generator = replace(generator, things=MAX_THINGS, tints=generator.tints if resume else len(TINTS))
+    elif begins:  # by what other sentences taught it, a reader would find two things in a caption of one
+        generator = replace(generator, things=0, tints=0)
     torch.manual_seed(config.seed)
     card = Card(
         name=out.stem,
@@ -209,11 +216,11 @@ def read_training(data: Path) -> tuple[list[Example], list[Skipped]]:
 
 def device_settings(device: torch.device | str) -> dict[str, Any]:
     """How a training is run on `device` where nothing else is said: in bf16 where there are units that multiply it."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return {"bf16": torch.cuda.is_bf16_supported()}
+    device = torch.device(device)
+    if device.type == "cuda":
+        return {"bf16": has_bf16(device)}
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # which an older torch cannot tell
-    return {"bf16": kind == "cpu" and bool(capabilities.get("amx_bf16"))}
+    return {"bf16": device.type == "cpu" and bool(capabilities.get("amx_bf16"))}
 
 
 def training_config(preset: str | None, pictures: int, own: dict[str, Any], given: dict[str, Any]) -> TrainingConfig:
@@ -225,6 +232,18 @@ def training_config(preset: str | None, pictures: int, own: dict[str, Any], give
     if preset is None or "images" in given:
         return config
     return replace(config, images=max(config.images, TrainingConfig.preset(preset, pictures).images))
+
+
+def _report(examples: list[Example], resolution: int, config: TrainingConfig) -> None:
+    """Say what a training is made of; captions that many pictures share tell those apart by chance only."""
+    captions = Counter(example.captions for example in examples)
+    log.info("%d pictures of %d captions, %d to be shown at %d px", len(examples), len(captions), config.images, resolution)
+    names, most = captions.most_common(1)[0]
+    if len(examples) > MANY * len(captions):
+        log.warning(
+            "%d pictures have %d different captions (%r %d times): let captions say what tells pictures apart, as a text file "
+            "beside each does.", len(examples), len(captions), names[0], most,
+        )  # fmt: skip
 
 
 def report_skipped(run: Path, skipped: list[Skipped]) -> None:

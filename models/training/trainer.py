@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from ..checkpoint import save_gan, unfilled
+from ..damage import spoil
 from ..discriminator import PixelDiscriminator, ProjectedDiscriminator, Verdict
 from ..gan import GAN
 from ..linear import without_tf32
@@ -39,7 +40,7 @@ from .losses import (
     out_of_range,
     relativistic,
 )
-from .probes import sample_sheet, vitals
+from .probes import probed, sample_sheet, vitals
 from .state import check_run, load_optimizer, optimizer_tensors, read_state, under, write_settings
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ FIGURES = (
     "paired", "pixel", "g_adversarial", "d", "d_raw", "r1r2", "d_real", "d_fake", "matching", "match", "overfit", "augment",
 )  # fmt: skip
 ROWS = ("memory.codes", "memory.shared", "memory.looks")  # parameters of which a step concerns a few rows
+SAMPLES = (12, 8)  # captions down a sheet of samples, latents across
 ADAPT = 30_000  # pictures that the discriminator sees while the strength of the augmentation goes from 0 to 1, at most
 AUGMENT_MOST = 0.85  # beyond it a generator begins to draw the augmentations
 CALMEST = 1 / 16  # of the learning rates: a run that diverges even then is given up
@@ -139,11 +141,12 @@ PRESETS = {"quick": (10, 8_000), "balanced": (40, 60_000), "best": (150, 300_000
 
 class Given(NamedTuple):
     """All that a step takes from outside: the batch, and once the discriminator plays how both of its pictures are augmented,
-    the noise [2,B/4,3,R,R] of its penalty, which every fourth picture bears, and the shares [2] that the two discriminators
-    have in the generator's step."""
+    every fourth picture spoilt [B/4,3,R,R], the noise [2,B/4,3,R,R] of its penalty, which the same ones bear, and the shares
+    [2] that the two discriminators have in the generator's step."""
 
     batch: Batch
     augment: Augmentation | None
+    spoilt: Tensor | None
     noise: Tensor | None
     shares: Tensor | None
 
@@ -258,12 +261,17 @@ class Trainer:
     def _given(self) -> Given:
         """What the next step is made of."""
         batch, random = self._drawn(self.step_number)
+        if self.generator.config.things and batch.layout is None and isinstance(self._run, RecordedSteps):
+            with torch.no_grad():  # with room for all that there may be: to see how much is needed, a step would wait
+                batch = batch._replace(layout=self.generator.lay_out(batch.tokens, batch.pooled, batch.mask))
         if self.progress < self.config.adversarial_from:
-            return Given(batch, None, None, None)
+            return Given(batch, None, None, None, None)
         size, rows, shape = self.config.batch_size * self.world, self._rows, batch.images.shape[1:]
         augment = Augmentation.draw(size, self.gan.resolution, self.augment, random).part(rows, self.device)
         shares = torch.tensor([self._ramp(self.config.adversarial), self._ramp(self.config.raw)]).to(self.device)
-        return Given(batch, augment, self._noise(random, 2, size, *shape)[:, rows][:, ::4], shares)
+        noise = self._noise(random, 3, size, *shape)[:, rows][:, ::4]
+        spoilt = spoil(batch.images[::4], noise[2], *torch.rand(2, size, generator=random)[:, rows][:, ::4])
+        return Given(batch, augment, spoilt, noise[:2], shares)
 
     def _moving(self) -> list[Tensor]:
         """All that `_learn` changes, the averaged generator not among it."""
@@ -273,7 +281,8 @@ class Trainer:
         return tensors + [norm.value for norm in self.norms.values() if norm.value is not None]
 
     def _learn(self, given: Given) -> Tensor:
-        """The work of a step on the device, which nothing in it waits for -> the first of FIGURES."""
+        """The work of a step on the device, which nothing in it waits for -> the first of FIGURES; NaN among them where a
+        gradient was not finite, and so the weights no longer are."""
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.config.bf16):
             figures = self._play(given)
         return torch.stack([value.detach().float() for value in figures])
@@ -282,6 +291,8 @@ class Trainer:
         config, projected = self.config, self.discriminator.projected
         batch, augment = given.batch, given.augment
         self.gan.train()
+        mapping = self.generator.mapping  # where it does not learn, as in a student, its mean is to stay as well
+        mapping.train(any(p.requires_grad for p in mapping.parameters()))
         fake = self.generator(batch.z, batch.tokens, batch.pooled, batch.mask, batch.layout)
         seen = fake.detach().requires_grad_()
         real_view, fake_view = batch.images, seen
@@ -324,11 +335,11 @@ class Trainer:
         at_image += outside / norm_of([outside]).clamp(min=1)
 
         learning = [p for p in self.generator.parameters() if p.requires_grad]
-        self._update("generator", learning, lambda: fake.backward(at_image))
+        lost = self._update("generator", learning, lambda: fake.backward(at_image))
         if self.world > 1:
             dist.all_reduce(self.generator.mapping.mean)
             self.generator.mapping.mean /= self.world
-        return [paired, pixel, *figures]
+        return [paired + lost, pixel, *figures]
 
     @property
     def _rows(self) -> slice:
@@ -347,28 +358,33 @@ class Trainer:
         return torch.randn(shape, generator=random, device=random.device).to(self.device)
 
     def _train_discriminator(self, given: Given, real_view, fake_view, real_features, fake_features) -> list[Tensor]:
+        """One step of the discriminator. Every fourth real picture, spoilt, is a fake one too (negative data augmentation,
+        Sinha et al. 2021, arXiv 2102.05113): a judge that has seen none but its generator's takes noise for real."""
         config, projected, raw = self.config, self.discriminator.projected, self.discriminator.pixel
         batch, size = given.batch, config.batch_size
+        spoilt_view = given.augment.part(slice(None, None, 4), self.device)(given.spoilt)
+        with torch.no_grad():
+            spoilt_features = projected.look(spoilt_view)
         with parametrize.cached():
-            both = [torch.cat([r, f.detach()]) for r, f in zip(real_features, fake_features)]
-            real, fake = projected.judge(both).split(size)
+            looks = [torch.cat([r, f.detach(), s]) for r, f, s in zip(real_features, fake_features, spoilt_features)]
+            real, fake, spoilt = projected.judge(looks).split(size)
             matched, correct = matching(projected, real, batch)
-        loss = hinge_discriminator(real.realism, fake.realism)
-        real_raw, fake_raw = raw.judge(torch.cat([real_view, fake_view])).split(size)
-        raw_loss = relativistic(real_raw.realism, fake_raw.realism)
+        loss = hinge_discriminator(real.realism, torch.cat([fake.realism, spoilt.realism]))
+        real_raw, fake_raw, spoilt_raw = raw.judge(torch.cat([real_view, fake_view, spoilt_view])).split(size)
+        raw_loss = relativistic(real_raw.realism, fake_raw.realism) + relativistic(real_raw.realism[::4], spoilt_raw.realism)
         # Alignment is learnt from real pictures alone: what a picture shows does not depend on who drew it.
         matched = matched + matching(raw, real_raw, batch)[0]
         views = torch.cat([real_view[::4], fake_view[::4]])
         text = batch.pooled[::4].repeat(2, 1)
         with torch.autocast(views.device.type, enabled=False):  # bf16 would swallow the difference
             penalty = finite_difference_penalty(lambda x: self._raw_logit(x, text), views, torch.cat([*given.noise]))
-        self._update(
+        lost = self._update(
             "discriminator",
             self.trained,
             lambda: (loss + raw_loss + config.matching * matched + config.penalty * penalty).backward(),
         )
         known = real.realism.sign().mean()
-        return [loss, raw_loss, penalty, real.realism.mean(), fake.realism.mean(), matched, correct, known]
+        return [loss + lost, raw_loss, penalty, real.realism.mean(), fake.realism.mean(), matched, correct, known]
 
     def _adapt(self, figures: dict[str, float]) -> None:
         """Augment more while the discriminator knows its real pictures too well: r_t = E[sign D(x)] against its target
@@ -399,7 +415,9 @@ class Trainer:
                 new = group.get("base_lr", lr) * factor
                 group["lr"] = group["lr"].fill_(new) if isinstance(group["lr"], Tensor) else new
 
-    def _update(self, name: str, parameters: list[nn.Parameter], backward: Callable[[], None]) -> None:
+    def _update(self, name: str, parameters: list[nn.Parameter], backward: Callable[[], None]) -> Tensor:
+        """A step of this optimiser -> 0, or NaN where its gradients are not finite: figures, which are taken before it, would
+        show that in the next step only, after the weights were saved."""
         self.optimizers[name].zero_grad(set_to_none=True)
         backward()
         if self.world > 1:  # one all-reduce for all the gradients
@@ -411,11 +429,13 @@ class Trainer:
                 p.grad = g.view_as(p)
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm, usual = torch.stack(torch._foreach_norm(gradients)).norm(), self.norms[name].value
+        lost = 0 * norm
         if usual is not None:
             torch._foreach_mul_(gradients, (CLIP * usual / (norm + 1e-6)).clamp(max=1))
             norm = torch.minimum(norm, CLIP * usual)
         self.norms[name].update(norm)
         self.optimizers[name].step()
+        return lost
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -500,11 +520,11 @@ def train(
 ) -> GAN:
     """Train `gan` on `dataset` until `config.images` have been shown, or `progress` raises; returns the averaged GAN.
 
-    `run` receives `log.csv` and its `curves.png`, `samples-*.png` (also given to `show`), `state.safetensors` to resume from
-    and `model.safetensors` to use, every `save_every` seconds and at the end, whatever ends it. `resume` goes on from there,
-    bit for bit as if it had not stopped. A step that diverges takes the run back to its last state, with half the learning
-    rates; ArithmeticError if that does not help, MemoryError where the batch is too large for the device. A disk that is full
-    is reported, and the files written before it was stay.
+    `run` receives `log.csv` and its `curves.png`, `samples-*.png` (also given to `show`) and in `samples.txt` the caption of
+    each of their rows, `state.safetensors` to resume from and `model.safetensors` to use, every `save_every` seconds and at the
+    end, whatever ends it. `resume` goes on from there, on a CPU bit for bit as if it had not stopped. A step that diverges
+    takes the run back to its last state, with half the learning rates; ArithmeticError if that does not help, MemoryError where
+    the batch is too large for the device. A disk that is full is reported, and the files written before it was stay.
     """
     check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
@@ -516,6 +536,8 @@ def train(
     figures_log = None
     if trainer.rank == 0:
         write_settings(config, run)
+        captions = "".join(f"{dataset.texts[caption]}\n" for caption in probed(dataset, SAMPLES[0]))
+        (run / "samples.txt").write_text(captions, encoding="utf-8", errors="backslashreplace")
         figures_log = RunLog(run, trainer.images_seen, tensorboard)
         if not resume:
             _save(trainer, run, show)  # where to go back to
@@ -569,7 +591,7 @@ def _save(trainer: Trainer, run: Path, show: Callable[[Image], None] | None) -> 
     gan = trainer.export()
     save_tensors(trainer.state(), run / "state.safetensors")
     save_gan(gan, run / "model.safetensors")
-    sheet = sample_sheet(gan, trainer.dataset, 12, 8)  # after what was learnt is safe
+    sheet = sample_sheet(gan, trainer.dataset, *SAMPLES)  # after what was learnt is safe
     sheet.save(run / f"samples-{trainer.images_seen:08d}.png")
     if show is not None:
         show(sheet)
