@@ -296,10 +296,12 @@ class PromptEncoder(io.ComfyNode):
             own_words = None if instruction.strip() == INSTRUCTION else instruction
             write = _writer(llm, clip)
             prompts = written = write(asked, own_words, seed, temperature, max_tokens)
-        unread = [] if llm is None else llm.unread(asked, recipe)
+        unread = [] if llm is None else llm.unread(prompts, recipe)
         _note(cls, "\n".join([*(f"too long, not read: {rest}" for rest in unread), *written]))
         if llm is None:
             conditioning = _read_by_clip(clip, prompts)
+            if gan is not None:  # here, where the wrong one is connected
+                gan.network.check(from_conditioning(conditioning))
         else:
             conditioning = to_conditioning(llm.encode(prompts, recipe))
         return io.NodeOutput(conditioning, "\n".join(prompts))

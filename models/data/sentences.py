@@ -28,7 +28,7 @@ PRAISED = 0.2  # that have words of praise around them,
 ADDRESSED = 0.08  # that begin by a word to whoever draws, and as many that end so,
 DESCRIBED = 0.12  # that are followed by a description of the same things,
 SPELT = 0.12  # and that are in capitals or end in a full stop
-MEASURES = "个个个只只只条条辆朵朵座棵本根把颗颗艘杯块瓶碗匹头架支件张片盒顶面位双"  # of Chinese, the more common the oftener
+MEASURES = "个个个只只只条条辆朵朵座棵本根把把颗颗艘杯块瓶碗匹头架支件张片盒顶面位双副副串台"  # of Chinese, the more common the oftener
 ARTICLE = re.compile("(an?|the) +|[一1][个只条辆朵座棵本根把颗艘](?=.)", re.IGNORECASE)  # 一片式 has none
 RGB = tuple[int, int, int]
 PHRASES = json.loads(Path(__file__).with_name("phrases.json").read_text("utf-8"))  # by language and what they say
@@ -122,7 +122,7 @@ class Language(NamedTuple):
 def _english_one(name: str, pick: random.Random) -> str:
     kind = pick.random()
     if name.endswith("s") and not name.endswith("ss") or not name[0].isalpha():
-        return f"{'a pair of' if kind < 0.15 else 'some'} {name}" if kind < 0.25 and name[0].isalpha() else name
+        return f"{'a pair of' if kind < 0.3 else 'some'} {name}" if kind < 0.4 and name[0].isalpha() else name
     if kind < 0.15:
         return f"the {name}"
     if kind < 0.25:
@@ -207,7 +207,7 @@ def _collected(phrases: dict[str, tuple[str, ...]]) -> Iterator[Kind]:
 
 ENGLISH = _enriched("en", Language(
     kinds=(
-        Kind(10, _SINGLE, (*30 * ("{0}",), "({0}:1.3)", "(({0}))", "just {0}", "only {0}")),
+        Kind(10, _SINGLE, (*30 * ("{0}",), "(({0}))", "just {0}", "only {0}")),
         Kind(2, _SINGLE, ("{0} with a {colour} {part}", "{0} with {colour} {part}s",
                           "{0} with a {colour} {part} and {hue} {part}s", "{0} that has a {colour} {part}",
                           "{0} whose {part} is {colour}")),
@@ -222,7 +222,7 @@ ENGLISH = _enriched("en", Language(
                                  "{0} flying to {1}", "{0} and a piece of {1}", "{0} is holding {1}", "{0} is eating {1}",
                                  "{0} drinking {1}", "{0} reading {1}", "{0} playing {1}", "{0} kicking {1}",
                                  "{0} hugging {1}", "{0} carrying {1}", "{0} is next to {1}", "{0} waiting for {1}",
-                                 "{0} flying past {1}", "({0}:1.2), ({1}:1.1)", "({0}), {1}", "{0}; {1}", "{0} / {1}")),
+                                 "{0} flying past {1}", "({0}), {1}", "{0}; {1}", "{0} / {1}")),
         Kind(4, _SIDE_BY_SIDE, ("{0} left of {1}", "{0} to the left of {1}", "{0} on the left, {1} on the right",
                                 "{0} on the left and {1} on the right", "on the left {0}, on the right {1}",
                                 "to the right of {0} is {1}", "to the right of {0} there is {1}", "right of {0}, {1}",
@@ -328,7 +328,7 @@ ENGLISH = _enriched("en", Language(
 ))  # fmt: skip
 CHINESE = _enriched("zh", Language(
     kinds=(
-        Kind(10, _SINGLE, (*20 * ("{0}",), "只有{0}", "({0}:1.3)")),
+        Kind(10, _SINGLE, (*20 * ("{0}",), "只有{0}")),
         Kind(2, _SINGLE, ("有{colour}{part}的{0}", "{0}有{colour}的{part}", "{colour}{part}的{0}", "带{colour}{part}的{0}",
                           "{part}是{colour}的{0}")),
         Kind(2, _SINGLE, ("没有{other}的{0}", "不带{other}的{0}", "没戴{other}的{0}", "{0}，没有{other}", "不要{other}，只要{0}")),
@@ -511,7 +511,7 @@ def say(
     things = [without_article(thing) for thing in things]
     painter = Painter(language, things, never, tinted, pick)
     terse = pick.random() < TERSE
-    text = _named(_with_other(sentence, things, others, language, pick), things, painter, terse)
+    text = _named(_with_other(sentence, things, others, language, pick), things, painter, terse, others)
     if text is None:
         return None
     if pick.random() < DEPICTED:
@@ -560,9 +560,9 @@ def _with_other(sentence: str, things: list[str], others: list[str], language: L
     return sentence.replace("{other}", language.one(other, pick) if pick.random() < 0.5 else other)
 
 
-def _named(sentence: str, things: list[str], painter: Painter, terse: bool) -> str | None:
-    """The sentence about the things; None where one of them has no plural that a rule finds, or cannot be given the colour that
-    the sentence says."""
+def _named(sentence: str, things: list[str], painter: Painter, terse: bool, names: list[str]) -> str | None:
+    """The sentence about the things; None where one of them has no plural that a rule finds, or one that is among `names`, as
+    glasses are no two glasses, or cannot be given the colour that the sentence says."""
     language, pick = painter.language, painter.pick
     bare = terse or pick.random() < BARE
     if says_tint := "{tint}" in sentence:
@@ -573,7 +573,7 @@ def _named(sentence: str, things: list[str], painter: Painter, terse: bool) -> s
         words = [pick.choice(language.adjectives)] if not terse and pick.random() < ADJECTIVE else []
         for slot in sorted(set(re.findall(f"{{{i}[sn]?}}", sentence))):
             noun = language.many(thing) if slot.endswith("s}") else thing
-            if noun is None:
+            if noun is None or (noun != thing and noun in names):
                 return None
             named = language.space.join([*words, noun if says_tint else painter.named(i, noun)])
             sentence = sentence.replace(slot, named if bare or slot != f"{{{i}}}" else language.one(named, pick))
