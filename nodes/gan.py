@@ -297,7 +297,10 @@ class DiscriminatorScore(io.ComfyNode):
                 GAN.Input("gan", tooltip="From Load Conditional GAN; it must have been saved with its discriminator."),
                 io.Image.Input(
                     "images",
-                    tooltip="Pictures of any size and origin. They are centred on a white square and scaled to the GAN's size.",
+                    tooltip=(
+                        "Pictures of any size, of the kind that the GAN draws: of others it says little. They are centred on"
+                        " a white square and scaled to the GAN's size."
+                    ),
                 ),
                 io.Int.Input("keep", default=8, min=1, max=4096, tooltip="How many of the best to give out."),
                 io.Conditioning.Input(

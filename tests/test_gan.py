@@ -8,13 +8,14 @@ import torch.nn.functional as F
 
 from llm_gan.models.checkpoint import DEFAULT_GAN, load_gan, save_gan
 from llm_gan.models.condition import Condition, Recipe
+from llm_gan.models.damage import blur
 from llm_gan.models.discriminator import DiscriminatorConfig
 from llm_gan.models.features import FEATURE_CHANNELS, EfficientNetLite
 from llm_gan.models.gan import GAN, ConditionNorm, Latent, Scores, in_parts
 from llm_gan.models.generator import DECISION, Generator, GeneratorConfig, bilinear, weights_of_looks
 from llm_gan.models.language.model import LanguageModel
 from llm_gan.models.memory import ConceptMemory
-from llm_gan.models.pictures import HIDDEN, from_network
+from llm_gan.models.pictures import HIDDEN, from_network, to_network
 
 WIDTH = 32
 SMALL = GeneratorConfig(
@@ -524,3 +525,16 @@ def test_only_a_generator_that_chooses_does(tmp_path):
         drawn[n], drawn[n, "in training"] = (model.generate(condition(3), z)[0] for model in (loaded, gan.train()))
         assert torch.allclose(drawn[n], drawn[n, "in training"], atol=1e-5)
     assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+
+
+def test_the_bundled_judge_takes_nothing_spoilt_for_real():
+    """As it did, noise before all else, when it had seen only real pictures and those of its generator."""
+    gan = load_gan(DEFAULT_GAN)
+    prompts = LanguageModel.load("gemma-3-270m").encode(["a cat", "a rocket", "pizza", "红心"], gan.recipe).repeat(2)
+    drawn, _ = gan.generate(prompts, gan.sample_z(0, 8))
+    x, random = to_network(drawn, gan.resolution), torch.Generator().manual_seed(0)
+    noise = torch.randn(x.shape, generator=random)
+    spoilt = [x + 0.1 * noise, x + 0.4 * noise, blur(x, torch.full((8,), 2.0)), noise, torch.lerp(x, x.roll(1, 0), 0.4)]
+    real = gan.score(drawn).realism
+    for other in spoilt:
+        assert (real > gan.score(from_network(other)).realism).float().mean() > 0.8
