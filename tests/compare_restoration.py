@@ -99,6 +99,7 @@ def main():
     for name, result in drawn.items():
         print(f"| {name} | {apart(result):.3f} | {psnr(result, pictures):.1f} |", flush=True)
     rows = [pictures[:SHOWN], *(result[:SHOWN] for result in drawn.values())]
+    options.out.mkdir(parents=True, exist_ok=True)
     contact_sheet(torch.cat(rows), SHOWN).save(options.out / "inversion.png")
 
     print("\n| to undo | method | feature distance | PSNR |\n|---|---|---|---|")

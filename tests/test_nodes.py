@@ -606,7 +606,11 @@ def test_what_is_not_read_of_a_long_prompt_stands_on_the_node(pack, encode, monk
     said, language = [], pack.module("nodes.language")
     monkeypatch.setattr(language, "_note", lambda node, text: said.append(text))
     encode("a red car")
-    long = "a red car and a blue house on a green background, highly detailed, beautiful, soft light, wide angle, an award winning masterpiece"
+    long = (
+        "a red car and a blue house on a green background, highly detailed, beautiful, soft light, wide angle, an award winning"
+        " masterpiece, sharp focus, vibrant colours, painted by hand for the cover of a magazine that is read in many towns, with"
+        " fine lines and little shade, as large as can be"
+    )
     ends = "by an old master, with two bananas above a guitar", "by an old master, with a dog"
     one, other = (encode(f"{long}, {end}")[0][0] for end in ends)
     assert torch.equal(one, other) and said[0] == ""

@@ -390,8 +390,8 @@ def test_a_thing_is_drawn_alone_as_in_a_batch_with_scenes():
     assert (alone - both[:1]).abs().max() < 1.5 / 255
 
 
-@pytest.mark.parametrize("prompts", ["typed.json", "typed_later.json"])
-def test_the_bundled_model_finds_the_things_that_people_name(prompts):
+@pytest.mark.parametrize("prompts, least", [("typed.json", 0.85), ("typed_later.json", 0.85), ("typed_unseen.json", 0.83)])
+def test_the_bundled_model_finds_the_things_that_people_name(prompts, least):
     """In prompts written by hand: a thing is found if the memory gives it of all words most of that one, and a third."""
     typed = json.loads((Path(__file__).parent / prompts).read_text("utf-8"))
     gan, model = load_gan(DEFAULT_GAN), LanguageModel.load("gemma-3-270m")
@@ -410,7 +410,7 @@ def test_the_bundled_model_finds_the_things_that_people_name(prompts):
         missed = [(prompt, things) for (prompt, named), things in zip(own.items(), found) if sorted(named) != sorted(things)]
         right = 1 - len(missed) / len(own)
         print(f"{'Chinese' if chinese else 'English'}: {right:.3f} of {len(own)} prompts read right")
-        assert right > 0.85, missed  # two prompts less than on the machine where it was measured
+        assert right > least, missed  # two prompts less than on the machine where it was measured
 
 
 def test_the_bundled_model_passes_over_praise():
