@@ -86,8 +86,12 @@ class ConceptMemory(nn.Module):
         pooled = pooled.to(self.keys.device)
         found = torch.stack([self(pooled[captions]).mean(0) for captions in groups])
         weight, row = found.max(1)
-        surest = torch.zeros_like(found[0]).scatter_reduce(0, row, weight, "amax")[row]
-        unknown = (weight <= KNOWN) | (weight < surest)
+        surest: dict[int, int] = {}  # of each row the group that finds it so; one, also where two find it alike
+        for group in weight.argsort(descending=True, stable=True).tolist():
+            surest.setdefault(int(row[group]), group)
+        known = [group for group in surest.values() if weight[group] > KNOWN]
+        unknown = torch.ones(len(groups), dtype=torch.bool, device=pooled.device)
+        unknown[known] = False
         new, blends = [groups[i] for i in unknown.nonzero()[:, 0].tolist()], found[unknown]
         if not new:
             return 0
