@@ -3,7 +3,7 @@
 import pytest
 import torch
 from llm_gan.models.checkpoint import DEFAULT_GAN, encoder_path, load_gan, save_encoder, save_gan
-from llm_gan.models.damage import KINDS, blur, blur_widely, damage, enlarged, grey, hole, jpeg, shrink
+from llm_gan.models.damage import KINDS, blur, blur_widely, damage, enlarged, grey, hole, jpeg, shrink, spoil
 from llm_gan.models.features import EfficientNetLite
 from llm_gan.models.gan import Latent
 from llm_gan.models.inversion import invert
@@ -82,6 +82,23 @@ def test_each_damage_is_what_it_says(pictures):
 def test_a_hole_is_part_of_the_picture():
     holes = torch.stack([hole(64, torch.Generator().manual_seed(seed)) for seed in range(64)]).float().mean((1, 2))
     assert 0.005 < holes.min() and holes.max() < 0.95 and 0.1 < holes.mean() < 0.6
+
+
+def test_what_is_spoilt_is_noisy_blurred_or_bears_a_ghost(pictures):
+    x = pictures.permute(0, 3, 1, 2)[:2] * 2 - 1
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+    def made(kind, strength, x=x):
+        return spoil(x, noise[: len(x)], torch.full((len(x),), kind), torch.full((len(x),), strength))
+
+    def rough(x):
+        return x.diff(dim=3).abs().mean()
+
+    faint, strong = made(0.2, 0.0), made(0.2, 1.0)
+    assert rough(x) < rough(faint) < rough(strong) and strong.abs().max() <= 1
+    assert torch.allclose(made(0.6, 0.5), blur(x, torch.full((2,), 1.85)), atol=1e-5)
+    assert torch.allclose(made(0.9, 1.0), (x + x.roll(1, 0)) / 2, atol=1e-6)
+    assert torch.allclose(made(0.9, 0.5, x[:1]), made(0.6, 0.5, x[:1]))  # alone it has nothing to bear a ghost of
 
 
 def test_damage_is_the_same_for_the_same_seed_and_none_is_none(pictures):
