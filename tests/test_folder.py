@@ -51,18 +51,20 @@ def decoded(monkeypatch):
 def test_text_files_beside_pictures(tmp_path):
     picture(tmp_path / "deep" / "a.png", "black", (20, 40))
     (tmp_path / "deep" / "a.txt").write_text("\ufeffa black bar\n\n 一根黑条\n", encoding="utf-8")
+    picture(tmp_path / "windows.png", "white")
+    (tmp_path / "windows.txt").write_text("a white square\n白方块\n", encoding="utf-16")
     picture(tmp_path / "uncaptioned.png")
     picture(tmp_path / "empty.JPG", format="JPEG")
     (tmp_path / "empty.txt").write_text("\n")
     picture(tmp_path / "latin.png")
     (tmp_path / "latin.txt").write_bytes("une pêche".encode("latin-1"))
     picture(tmp_path / ".hidden" / "b.png")
-    (example,), skipped = read_folder(tmp_path)
-    assert example.captions == ("a black bar", "一根黑条")
+    (example, windows), skipped = read_folder(tmp_path)
+    assert example.captions == ("a black bar", "一根黑条") and windows.captions == ("a white square", "白方块")
     found = reasons(skipped, tmp_path)
     assert found.keys() == {"uncaptioned.png", "empty.JPG", "latin.png"}
     assert found["uncaptioned.png"] == found["empty.JPG"] == "has no caption in a .txt beside it"
-    assert "UTF-8" in found["latin.png"]
+    assert found["latin.png"].endswith("save them in UTF-8")
     pixels = read_pictures([example], 40).pixels
     assert pixels.shape == (1, 3, 40, 40) and pixels.dtype == torch.uint8
     assert pixels[0, :, 20, 0].tolist() == [255] * 3 and pixels[0, :, 20, 20].tolist() == [0] * 3
@@ -110,7 +112,7 @@ def test_metadata(tmp_path):
     assert {path.name for path, reason in skipped if reason == missing} == {"d.png", "e.png", "f.png"}
 
 
-@pytest.mark.parametrize("encoding, mark", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8", "\t")])
+@pytest.mark.parametrize("encoding, mark", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8", "\t"), ("utf-16", "\t")])
 def test_table(tmp_path, encoding, mark):
     for name in "abc":
         picture(tmp_path / "images" / f"{name}.png")

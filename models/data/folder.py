@@ -13,6 +13,7 @@ that of the whole folder, and the others are ignored:
 sub-folders         named after what the pictures in them show, with spaces or underscores
 """
 
+import codecs
 import csv
 import hashlib
 import io
@@ -167,7 +168,7 @@ def _from_metadata(metadata: Path, skipped: list[Skipped]) -> Iterator[Example]:
 
 def _from_table(table: Path, skipped: list[Skipped]) -> Iterator[Example]:
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = _text(table)
     except UnicodeDecodeError:
         raise ValueError(f"{table} is not UTF-8: save it as CSV in UTF-8.") from None
     header = text.partition("\n")[0]
@@ -237,12 +238,19 @@ def _texts(said: object) -> tuple[str, ...]:
     return tuple(text.strip() for text in texts if text.strip())
 
 
+def _text(path: Path) -> str:
+    """What a file says in UTF-8, or in UTF-16 as Windows may write it, which begins with a mark."""
+    raw = path.read_bytes()
+    kind = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    return raw.decode(kind).replace("\r\n", "\n")
+
+
 def _from_text_files(captioned: dict[Path, Path], skipped: list[Skipped]) -> Iterator[Example]:
     for path, text in captioned.items():
         try:
-            lines = text.read_text(encoding="utf-8-sig").splitlines()
+            lines = _text(text).splitlines()
         except (ValueError, OSError) as error:
-            skipped.append(Skipped(path, f"its captions cannot be read as UTF-8 ({error})"))
+            skipped.append(Skipped(path, f"its captions cannot be read ({error}): save them in UTF-8"))
         else:
             yield Example(path, _texts(lines))
 
