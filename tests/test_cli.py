@@ -377,3 +377,13 @@ def test_a_published_gan_is_converted_and_drawn_with(tmp_path, capsys):
     capsys.readouterr()
     assert main(["restore", pictures[0], "--undo", "denoise", "--gan", str(out), "--out", str(drawn)]) == 1
     assert "take a GAN that LLM-GAN trained" in capsys.readouterr().err
+
+
+def test_what_was_stopped_says_how_it_goes_on(monkeypatch, capsys):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_gan.models.cli.gans.train", stopped)
+    monkeypatch.setattr("llm_gan.models.cli.pictures.generate", stopped)
+    assert main(["train", "icons", "--out", "a.safetensors"]) == main(["generate", "a cat"]) == 130
+    assert capsys.readouterr().err == "llm-gan: stopped; --resume goes on from what was saved\nllm-gan: stopped\n"

@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"llm-gan: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("llm-gan: stopped", file=sys.stderr)
+        further = "; --resume goes on from what was saved" if hasattr(options, "resume") else ""
+        print(f"llm-gan: stopped{further}", file=sys.stderr)
         return 130
     return 0
