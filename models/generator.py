@@ -441,9 +441,7 @@ class Generator(nn.Module):
             looks = FIRMNESS * looks * (2 * (looks.amax(-1, keepdim=True) - ASKED)).sigmoid()
         return Text(tokens, mask, vector, self.memory(layout.pooled), looks, layout)
 
-    def code(
-        self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, look_shift: Tensor | None = None
-    ) -> Code:
+    def code(self, z: Tensor, text: Text, truncation_psi: float | Tensor = 1.0, look_shift: Tensor | None = None) -> Code:
         """z [B,z_dim], pulled towards the mean by psi (1 = not at all), and the text -> the code of one picture each.
 
         The look is a softmax over the first entries of z, as far as the concept was shown in it, and what the text asks for;

@@ -47,9 +47,7 @@ def layers_of(generator: nn.Module, ranges: Sequence[str]) -> list[int]:
     return found
 
 
-def mix(
-    content: Latent, style: Latent, layers: Sequence[int], look: bool = True, strength: float = 1.0
-) -> Latent:
+def mix(content: Latent, style: Latent, layers: Sequence[int], look: bool = True, strength: float = 1.0) -> Latent:
     """`content` [N] with the styles of `style` [N] or [1] in these layers (style mixing, StyleGAN, Karras et al. 2019, arXiv
     1812.04948, §3.1), and with `look` the sketch in its look; strength goes from content (0) to style (1), and beyond it.
 

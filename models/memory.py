@@ -89,10 +89,9 @@ class ConceptMemory(nn.Module):
         surest: dict[int, int] = {}  # of each row the group that finds it so; one, also where two find it alike
         for group in weight.argsort(descending=True, stable=True).tolist():
             surest.setdefault(int(row[group]), group)
-        known = [group for group in surest.values() if weight[group] > KNOWN]
-        unknown = torch.ones(len(groups), dtype=torch.bool, device=pooled.device)
-        unknown[known] = False
-        new, blends = [groups[i] for i in unknown.nonzero()[:, 0].tolist()], found[unknown]
+        known = {group for group in surest.values() if weight[group] > KNOWN}
+        unknown = [group for group in range(len(groups)) if group not in known]
+        new, blends = [groups[group] for group in unknown], found[unknown]
         if not new:
             return 0
         keys = torch.stack([F.normalize(self.query(pooled[captions]), dim=1).mean(0) for captions in new])

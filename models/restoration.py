@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from .condition import Condition
 from .damage import KINDS, blur, blur_widely, enlarged, grey
 from .gan import GAN, Latent
-from .inversion import Progress, approach, check_encoder, check_mask, check_steps, draw, fitted, for_images, invert, see
+from .inversion import Progress, approach, check_encoder, check_mask, check_steps, draw, for_images, invert, see
 from .latents import between, layers_of, mix
 from .linear import without_tf32
-from .pictures import from_network, margins, on_white
+from .pictures import fitted, from_network, margins, on_white
 
 CONTEXT = 2.0  # times the hole's side, and times the GAN's: the least that is looked at around a hole, where there is as much
 FAR, SEAM = 0.1, 0.02  # of the square's side, over which a hole's new content takes on the colours at its rim

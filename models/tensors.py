@@ -27,10 +27,15 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         partial.unlink(missing_ok=True)
 
 
-def cached_tensors(path: Path, key: list[str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """`make()`, or what it made before from the same `key`: the file is `path` with the key's hash and suffix added."""
+def cache_path(path: Path, key: list[str]) -> Path:
+    """Where what is made of this `key` is kept: `path` with the key's hash and suffix added."""
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    path = path.with_name(f"{path.name}-{digest}.safetensors")
+    return path.with_name(f"{path.name}-{digest}.safetensors")
+
+
+def cached_tensors(path: Path, key: list[str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """`make()`, or what it made before from the same `key`, in `cache_path`."""
+    path = cache_path(path, key)
     if not path.exists():
         save_tensors({name: tensor.contiguous() for name, tensor in make().items()}, path)
     return load_file(path)

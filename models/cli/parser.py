@@ -261,20 +261,21 @@ def _psis(text: str) -> list[float]:
 
 def _psi(text: str) -> float:
     """An argparse type: "0.7" -> 0.7."""
-    try:
-        psi = float(text)
-    except ValueError:
-        psi = -1
-    if not 0 <= psi <= MOST_PSI:
+    if not (found := _within([text], float, MOST_PSI)):
         raise argparse.ArgumentTypeError(f"{text!r:.60} is no truncation: write a number from 0 to {MOST_PSI}.")
-    return psi
+    return found[0]
 
 
 def _numbers(text: str, kind: type, most: float, what: str) -> list:
-    try:
-        numbers = [kind(part) for part in text.split(",")]
-    except ValueError:
-        numbers = [-1]
-    if not all(0 <= number <= most for number in numbers):
+    if not (numbers := _within(text.split(","), kind, most)):
         raise argparse.ArgumentTypeError(f"{text!r:.60} are no {what}: write numbers from 0 to {most}, with commas between.")
     return numbers
+
+
+def _within(parts: list[str], kind: type, most: float) -> list:
+    """The numbers that all parts are; none where one is no number from 0 to `most`."""
+    try:
+        numbers = [kind(part) for part in parts]
+    except ValueError:
+        return []
+    return numbers if all(0 <= number <= most for number in numbers) else []

@@ -26,7 +26,7 @@ from ..gan import GAN
 from ..language.model import LanguageModel
 from ..layout import Layout
 from ..memory import SHOWN_BEFORE, ConceptMemory
-from ..tensors import save_tensors
+from ..tensors import cache_path, save_tensors
 from ..tint import given
 
 log = logging.getLogger(__name__)
@@ -346,8 +346,7 @@ def _conditions(
         tokens = condition.tokens[condition.mask].bfloat16()
         states = {"tokens": tokens, "lengths": condition.mask.sum(1), "pooled": condition.pooled}
         metadata = {"recipe": repr(recipe), "texts": json.dumps(part)}
-        digest = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:16]
-        save_tensors(states, path := cache / f"conditions-{digest}.safetensors", metadata)
+        save_tensors(states, path := cache_path(cache / "conditions", [repr(recipe), *part]), metadata)
         known |= {text: (path, row) for row, text in enumerate(part)}
     return _gathered([known[text] for text in texts], recipe.width)
 
